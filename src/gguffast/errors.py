@@ -1,0 +1,31 @@
+"""What can go wrong, said so that the user knows what to do next.
+
+Every message names the place (file, tensor, row or option), what was found and the way on. The command line prints
+it on one line; no traceback reaches its user.
+"""
+
+from __future__ import annotations
+
+
+class GGUFFastError(Exception):
+    """Base of every error that gguffast raises on purpose."""
+
+
+class FormatError(GGUFFastError, ValueError):
+    """A file is not what it says it is: damaged, truncated, of an unknown version, or it lies about a length."""
+
+
+class DataError(GGUFFastError, ValueError):
+    """Weights that cannot be quantized: NaN, infinity, or already quantized."""
+
+
+class OptionError(GGUFFastError, ValueError):
+    """A call or a command line that asks for something that does not exist or does not fit together."""
+
+
+class FileError(GGUFFastError, OSError):
+    """The file system said no: missing, not readable, not writable, or full."""
+
+
+class Interrupted(GGUFFastError):
+    """The work was stopped by the user (Ctrl-C) or by SIGTERM; nothing was left behind."""
