@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 from gguffast.errors import DataError, FileError, FormatError, OptionError
 from gguffast.types import GGMLQuantizationType
@@ -241,8 +241,8 @@ def parse_tensor_type(text: str | GGMLQuantizationType) -> GGMLQuantizationType:
 def tensor_rule(pattern: str, type_: str | GGMLQuantizationType) -> TensorRule:
     r"""Make the rule that tensors whose name `pattern` is found in become `type_`.
 
-    The pattern is lower-cased first, as llama-quantize does (``\D`` means ``\d`` then). It is a Python regular
-    expression; llama-quantize's are ECMAScript, and both agree in all that names need but POSIX classes.
+    The pattern is lower-cased first, as llama-quantize does (``\D`` means ``\d`` then). It is a Python
+    regular expression; llama-quantize's are ECMAScript. Both agree in all that names need but POSIX classes.
 
     Raises
     ------
@@ -322,7 +322,7 @@ _OVERRIDE_VALUE: dict[str, Callable[[str], bool | int | float | str]] = {
 }
 
 
-def _is_int(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -907,13 +907,13 @@ def file_type_number(
 ) -> int:
     """Return what ``general.file_type`` of the output says.
 
-    COPY keeps the source's number. Where there is none, the most frequent tensor type gives it, plus `GUESSED`.
+    COPY keeps the source's number. Where there is none, the commonest tensor type gives it, plus `GUESSED`.
     """
     if not file_type.copies:
         return int(file_type.number)
     for key, value in overrides:
         if key == "general.file_type" and _is_int(value):
-            return abs(int(value))
+            return abs(value)
     known = metadata.get("general.file_type")
     return int(known) if known is not None else guess_file_type(tensors) | GUESSED
 
