@@ -203,7 +203,8 @@ def _buffers(tensors: Sequence[PlannedTensor]) -> tuple[memoryview, memoryview]:
 def _importance(target: Target, row: int) -> NDArray[np.float32] | None:
     if target.importance is None:
         return None
-    return target.importance[row // target.source.ne[1]]
+    expert: NDArray[np.float32] = target.importance[row // target.source.ne[1]]
+    return expert
 
 
 def _bad_row(status: int, target: Target, row: int) -> DataError:
