@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gguffast import engine, recipe
 from gguffast import imatrix as imatrices
 from gguffast.engine import Progress
-from gguffast.errors import OptionError
+from gguffast.errors import DataError, FormatError, OptionError
 from gguffast.files import OutputFile, check_output
 from gguffast.plan import Plan, Target, make_plan
 from gguffast.recipe import Choice, FileType, Options, Override, TensorRule
@@ -262,8 +262,13 @@ class _Job:
     ) -> None:
         self.tensors: list[GGUFTensor] = recipe.output_order(source.tensors)
         weights = [(t.name, t.ne, t.type) for t in self.tensors]
-        self.choices = recipe.choose_types(source.metadata, weights, file_type, options, matrix is not None)
-        recipe.check_choices(weights, self.choices, options, matrix is not None)
+        try:
+            self.choices = recipe.choose_types(
+                source.metadata, weights, file_type, options, matrix is not None
+            )
+            recipe.check_choices(weights, self.choices, options, matrix is not None)
+        except (DataError, FormatError) as error:
+            raise type(error)(f"{source.paths[0]}: {error}") from None
         self.missing: list[str] = []
         self.targets = self._targets(matrix)
         number = recipe.file_type_number(file_type, source.metadata, weights, options.overrides)

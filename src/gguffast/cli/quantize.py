@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -142,8 +143,8 @@ def run(args: argparse.Namespace) -> int:
             )
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; nothing was written to {output}") from None
-    if not args.quiet:
-        _warn(result)
+    if result.imatrix_missing and not (args.quiet or args.include_weights or args.exclude_weights):
+        _warn_of_missing(result.imatrix_missing)
     if args.json:
         print(json.dumps(_as_json(result)))
     elif not args.quiet:
@@ -188,17 +189,15 @@ def _threads(option: int | None, positional: list[str]) -> int | None:
     return threads if threads > 0 else None  # llama-quantize: 0 means all
 
 
-def _warn(result: Result) -> None:
-    missing = result.imatrix_missing
-    if missing:
-        from gguffast.cli import one_line
+def _warn_of_missing(tensors: Sequence[str]) -> None:
+    from gguffast.cli import one_line
 
-        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        print(
-            f"gguffast: warning: quantized without importances, since the matrix has no entry for "
-            f"{_count(len(missing), 'tensor')}: {one_line(names)}",
-            file=sys.stderr,
-        )
+    names = ", ".join(tensors[:3]) + (", ..." if len(tensors) > 3 else "")
+    print(
+        f"gguffast: warning: the importance matrix has no entry for {_count(len(tensors), 'tensor')}, "
+        f"quantized without: {one_line(names)}",
+        file=sys.stderr,
+    )
 
 
 def _summary(result: Result) -> list[str]:
