@@ -46,7 +46,8 @@ def test_the_header_parser_is_clean(compiler: str, tmp_path: Path) -> None:
         assert min(accepted, refused) > rounds // 50, "both sides are exercised"
 
 
-KERNELS = {"portable": []} | ({"avx2": ["-mavx2", "-mf16c"]} if platform.machine() == "x86_64" else {"neon": []})
+VECTORS = {"x86_64": {"avx2": ["-mavx2", "-mf16c"]}, "aarch64": {"neon": []}}
+KERNELS = {"portable": [], **VECTORS.get(platform.machine(), {})}
 
 
 @pytest.mark.toolchain
