@@ -17,8 +17,8 @@ from gguffast.errors import DataError, FormatError, OptionError
 from gguffast.files import OutputFile, check_output
 from gguffast.plan import Plan, Target, make_plan
 from gguffast.recipe import Choice, FileType, Options, Override, TensorRule
-from gguffast.sources import SourceTensor
-from gguffast.sources.gguf import SHARD_NAME, GGUFSource, GGUFTensor
+from gguffast.sources import Source, SourceTensor
+from gguffast.sources.gguf import SHARD_NAME, GGUFSource
 from gguffast.types import GGMLQuantizationType
 
 if TYPE_CHECKING:
@@ -209,9 +209,10 @@ def quantize(
         overrides=_overrides(override_kv),
     )
     with GGUFSource(src) as source:
-        if not dry_run:
-            check_output(dst, source.paths, force=force)
         matrix = _load_matrix(imatrix, include_weights, exclude_weights)
+        if not dry_run:
+            inputs = [*source.paths, *([Path(imatrix)] if imatrix else [])]
+            check_output(dst, inputs, force=force)
         job = _Job(source, file_type, options, matrix)
         if not dry_run:
             job.write(dst, n_threads, progress)
@@ -258,9 +259,9 @@ class _Job:
     """One model on its way: what each tensor becomes and where it goes."""
 
     def __init__(
-        self, source: GGUFSource, file_type: FileType, options: Options, matrix: ImportanceMatrix | None
+        self, source: Source, file_type: FileType, options: Options, matrix: ImportanceMatrix | None
     ) -> None:
-        self.tensors: list[GGUFTensor] = recipe.output_order(source.tensors)
+        self.tensors: list[SourceTensor] = recipe.output_order(source.tensors)
         weights = [(t.name, t.ne, t.type) for t in self.tensors]
         try:
             self.choices = recipe.choose_types(

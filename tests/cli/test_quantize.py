@@ -273,6 +273,7 @@ def folder(tmp_path):
     quantize(WIDE, tmp_path / "q8.gguf", "q8_0")
     write_imatrix(tmp_path / "wrong-size.imatrix", {"blk.0.attn_q.weight": 300})
     write_imatrix(tmp_path / "partial.imatrix", {"blk.0.attn_q.weight": 512})
+    write_imatrix(tmp_path / "good.imatrix", {"blk.0.attn_q.weight": 512})
     (tmp_path / "exists.gguf").write_bytes(b"old")
     (tmp_path / "link.gguf").symlink_to("wide-F16.gguf")
     (tmp_path / "hardlink.gguf").hardlink_to(tmp_path / "wide-F16.gguf")
@@ -348,6 +349,7 @@ def write_imatrix(path, sizes):
         ("--force wide-F16.gguf ./folder/../wide-F16.gguf q4_k_m", "input and output are the same file"),
         ("--force wide-F16.gguf link.gguf q4_k_m", "input and output are the same file"),
         ("--force wide-F16.gguf hardlink.gguf q4_k_m", "input and output are the same file"),
+        ("--force --imatrix good.imatrix wide-F16.gguf good.imatrix q4_k_m", "input and output are the same"),
         ("--force wide-F16.gguf f16", "input and output are the same file"),
         ("--force wide-F16.gguf folder q4_k_m", "folder is a folder; name the file"),
         ("--force wide-F16.gguf /dev/null q4_k_m", "/dev/null is not a regular file"),
@@ -512,9 +514,10 @@ def written(folder):
     return any(path.stat().st_blocks > 64 for path in folder.glob(".gguffast-*"))
 
 
+@pytest.mark.parametrize("options", [(), ("--quiet",), ("--json",)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_leaves_nothing(tmp_path, number):
-    code, out, err = interrupt(tmp_path, number)
+def test_signal_leaves_nothing(tmp_path, number, options):
+    code, out, err = interrupt(tmp_path, number, *options)
     assert (code, out, err) == (1, "", "gguffast: interrupted; nothing was written to out.gguf\n")
     assert os.listdir(tmp_path) == ["in.gguf"]
 
