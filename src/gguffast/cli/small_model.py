@@ -27,10 +27,10 @@ class _Random:
         import numpy as np
 
         if len(self.ne) == 1:
-            return memoryview(np.ones(self.ne[0], np.float32)).cast("B")
+            return memoryview(np.ones(self.ne[0], np.float32).tobytes())
         rng = np.random.default_rng([first, *self.name.encode()])
         weights = rng.standard_normal((count, self.ne[0]), np.float32) * np.float32(0.02)
-        return memoryview(weights.astype(np.float16)).cast("B")
+        return memoryview(weights.astype(np.float16).tobytes())
 
 
 def write_small_model(path: Path) -> None:
