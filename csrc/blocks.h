@@ -90,7 +90,7 @@ typedef struct {
     uint8_t bytes[2];
 } block_BF16;
 
-#define CODEC(id, name, weights, size, scale_offset, scale_count) \
+#define CODEC(id, name, weights, size, scale_offset, scale_count)                                                  \
     static_assert(sizeof(block_##name) == (size), "block_" #name " has padding");
 #define KNOWN(id, name, weights, size, scale_offset, scale_count)
 #include "types.def"

@@ -3,12 +3,12 @@
 
 #include <string.h>
 
-/* ---- types ---------------------------------------------------------------------------------------------------- */
+/* ---- types ---- */
 
 static const gf_type_info types[] = {
-#define CODEC(id, type, weights, size, scale_offset, scale_count)                                                      \
+#define CODEC(id, type, weights, size, scale_offset, scale_count)                                                  \
     {id, #type, weights, size, (weights) > 1, true, scale_offset, scale_count},
-#define KNOWN(id, type, weights, size, scale_offset, scale_count)                                                      \
+#define KNOWN(id, type, weights, size, scale_offset, scale_count)                                                  \
     {id, #type, weights, size, (weights) > 1, false, scale_offset, scale_count},
 #include "types.def"
 #undef CODEC
@@ -26,7 +26,7 @@ const gf_type_info *gf_type_find(int64_t id) {
     return NULL;
 }
 
-/* ---- targets -------------------------------------------------------------------------------------------------- */
+/* ---- targets ---- */
 
 /* The tables that were built in and that this machine runs, best first.  The compiler's own test asks the operating
  * system too, whether it saves the wide registers. */
@@ -79,13 +79,15 @@ bool gf_set_target(const char *name) {
     return false;
 }
 
-/* ---- rows ----------------------------------------------------------------------------------------------------- */
+/* ---- rows ---- */
 
 void gf_quantize(int type, const float *src, void *dst, size_t nrows, size_t ncols, const float *importance) {
     target()->codecs[type].quantize(src, dst, nrows, ncols, importance);
 }
 
-void gf_dequantize(int type, const void *src, float *dst, size_t n) { target()->codecs[type].dequantize(src, dst, n); }
+void gf_dequantize(int type, const void *src, float *dst, size_t n) {
+    target()->codecs[type].dequantize(src, dst, n);
+}
 
 /* The first of `nrows` rows that holds a NaN or an infinity (for a quantized type: as a scale), or nrows. */
 static size_t first_bad_row(const gf_type_info *type, const void *data, size_t nrows, size_t ncols) {

@@ -23,7 +23,7 @@ const char *gf_gguf_status_name(int status) {
     return status >= 0 && (size_t)status < sizeof names / sizeof *names ? names[status] : "UNKNOWN";
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------ */
+/* ---- reading ---- */
 
 typedef struct {
     const uint8_t *data;
@@ -95,7 +95,7 @@ static bool grow(reader *r, void **items, size_t count, size_t item_size) {
     return true;
 }
 
-/* ---- names that must differ --------------------------------------------------------------------------------- */
+/* ---- names that must differ ---- */
 
 typedef struct {
     const uint8_t *text;
@@ -138,7 +138,7 @@ static bool check_unique(reader *r, const void *first_span, size_t count, size_t
     return ok;
 }
 
-/* ---- key-value pairs ---------------------------------------------------------------------------------------- */
+/* ---- key-value pairs ---- */
 
 /* Bytes of a value of fixed size; 0 for strings, arrays and unknown types. */
 static unsigned scalar_size(uint32_t type) {
@@ -231,7 +231,7 @@ static bool read_kvs(reader *r, uint64_t count, gf_gguf *out) {
     return true;
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------ */
+/* ---- tensors ---- */
 
 /* `n_weights` counts as if there were no dimension of 0: tensors may be empty, but code that multiplies only some
  * of the dimensions shall not overflow either. */
@@ -292,7 +292,7 @@ static bool read_tensors(reader *r, uint64_t count, gf_gguf *out) {
                         GF_GGUF_DUPLICATE_TENSOR);
 }
 
-/* ---- where the tensors' data lies --------------------------------------------------------------------------- */
+/* ---- where the tensors' data lies ---- */
 
 static bool find_data(reader *r, gf_gguf *out) {
     enter(r, GF_GGUF_HEADER, 0);
@@ -361,7 +361,7 @@ static bool place_tensors(reader *r, gf_gguf *out) {
     return check_overlap(r, out);
 }
 
-/* ---- the whole header --------------------------------------------------------------------------------------- */
+/* ---- the whole header ---- */
 
 static bool read_magic(reader *r) {
     const size_t n = left(r) < 4 ? left(r) : 4;
@@ -405,7 +405,7 @@ void gf_gguf_free(gf_gguf *gguf) {
     *gguf = (gf_gguf){0};
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------ */
+/* ---- writing ---- */
 
 typedef struct {
     uint8_t *dst;

@@ -1,7 +1,8 @@
 /* gguffast: GGUF and GGML quantization, the C core.
  *
  * The whole public interface.  It knows no Python, prints nothing, never aborts and keeps no state but the chosen
- * target.  Sizes and lengths are checked by the caller of the row functions (see each one) and by the GGUF parser. */
+ * target.  Sizes and lengths are checked by the caller of the row functions (see each one) and by the GGUF parser.
+ */
 #ifndef GGUFFAST_H
 #define GGUFFAST_H
 
@@ -13,7 +14,7 @@
 extern "C" {
 #endif
 
-/* ---- tensor types ------------------------------------------------------------------------------------------- */
+/* ---- tensor types ---- */
 
 /* Numbers as stored in GGUF files (enum ggml_type).  Only those with a codec have a name here; the table of
  * gf_type_info knows them all. */
@@ -40,8 +41,8 @@ typedef struct {
     const char *name;    /* as gguf-py spells it: "Q4_K", "IQ4_NL" */
     uint32_t block_size; /* weights in a block */
     uint32_t block_bytes;
-    bool quantized;  /* not a plain number format */
-    bool has_codec;  /* gf_quantize and gf_dequantize know it */
+    bool quantized; /* not a plain number format */
+    bool has_codec; /* gf_quantize and gf_dequantize know it */
     /* Where a block keeps its half-precision scales, and how many stand side by side. */
     uint16_t scale_offset, scale_count;
 } gf_type_info;
@@ -52,7 +53,7 @@ const gf_type_info *gf_types(size_t *count);
 /* One type's facts, or NULL for a number that no type has. */
 const gf_type_info *gf_type_find(int64_t id);
 
-/* ---- targets ------------------------------------------------------------------------------------------------ */
+/* ---- targets ---- */
 
 /* Names of the instruction sets that were built in and that this CPU and operating system run, best first, ended
  * by NULL: "avx512", "avx2", "neon", "portable". */
@@ -64,11 +65,11 @@ const char *gf_target(void);
 /* Force one.  False if this machine does not have it; then nothing changes. */
 bool gf_set_target(const char *name);
 
-/* ---- rows --------------------------------------------------------------------------------------------------- */
+/* ---- rows ---- */
 
 /* Quantize nrows rows of ncols weights.  The type has a codec and ncols is a multiple of its block size.
- * importance: ncols non-negative weights that serve for every row, or NULL.  dst holds nrows * row bytes and may have
- * any alignment.  The bytes equal those of ggml_quantize_chunk() of llama.cpp for every input. */
+ * importance: ncols non-negative weights that serve for every row, or NULL.  dst holds nrows * row bytes and may
+ * have any alignment.  The bytes equal those of ggml_quantize_chunk() of llama.cpp for every input. */
 void gf_quantize(int type, const float *src, void *dst, size_t nrows, size_t ncols, const float *importance);
 
 /* Dequantize n weights; n is a multiple of the block size.  src may have any alignment. */
@@ -91,7 +92,7 @@ gf_recode_result gf_recode(int src_type, const void *src, int dst_type, void *ds
                            const float *importance, float *scratch);
 size_t gf_recode_scratch(size_t ncols);
 
-/* ---- GGUF files --------------------------------------------------------------------------------------------- */
+/* ---- GGUF files ---- */
 
 /* Types of metadata values, by their number in the file. */
 enum gf_gguf_type {

@@ -1,5 +1,5 @@
-/* Every codec, compiled once for each instruction set: setup.py defines GF_TARGET_… and gives the compiler the flags
- * that go with it. */
+/* Every codec, compiled once for each instruction set: setup.py defines GF_TARGET_… and gives the compiler the
+ * flags that go with it. */
 #include "target.h"
 #include "half.h"
 

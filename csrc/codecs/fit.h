@@ -1,10 +1,10 @@
 /* The searches: given weights x and their importance w, lane by lane, find the scale (and minimum) of the levels.
  *
- * Each follows the arithmetic of ggml-quants.c of llama.cpp to the letter, because the promise is its bits: the order of
- * sums, `w * l * x` as (w * l) * x, no fused multiply-add.  The levels themselves are not kept: they follow from the
- * scale that found them, and are rarely wanted (see the callers). */
+ * Each follows the arithmetic of ggml-quants.c of llama.cpp to the letter, because the promise is its bits: the
+ * order of sums, `w * l * x` as (w * l) * x, no fused multiply-add.  The levels themselves are not kept: they
+ * follow from the scale that found them, and are rarely wanted (see the callers). */
 
-/* ---- x ~ scale * level + min, level 0 … nmax  (make_qkx2_quants, make_qkx3_quants) --------------------------- */
+/* ---- x ~ scale * level + min, level 0 … nmax  (make_qkx2_quants, make_qkx3_quants) ---- */
 
 typedef struct {
     float nmax;
@@ -81,8 +81,10 @@ INLINE affine_fit fit_affine(const lanes *x, const lanes *w, int n, affine_searc
         const float parts = search.first + search.step * (float)step + search.nmax;
         const lanes try_scale = v_set(parts) / v_select(flat, v_set(1), high - min);
         /* Rounding is monotonic, so the extremes tell for all weights whether the cheap rounding is exact. */
-        const mask tame = v_and(v_lt(v_abs(try_scale * (low - min)), limit), v_lt(v_abs(try_scale * (high - min)), limit));
-        if (v_all(tame)) affine_candidate(x, w, n, search.nmax, try_scale, min, true, levels, &sum_l, &sum_l2, &sum_xl);
+        const mask tame =
+            v_and(v_lt(v_abs(try_scale * (low - min)), limit), v_lt(v_abs(try_scale * (high - min)), limit));
+        if (v_all(tame))
+            affine_candidate(x, w, n, search.nmax, try_scale, min, true, levels, &sum_l, &sum_l2, &sum_xl);
         else affine_candidate(x, w, n, search.nmax, try_scale, min, false, levels, &sum_l, &sum_l2, &sum_xl);
 
         const lanes det = sum_w * sum_l2 - sum_l * sum_l;
@@ -100,11 +102,11 @@ INLINE affine_fit fit_affine(const lanes *x, const lanes *w, int n, affine_searc
         scale = v_select(better, new_scale, scale);
         min = v_select(better, new_min, min); /* and the candidates to come measure from here */
     }
-    return (affine_fit){v_select(flat, zero, scale), v_select(flat, first_min, min), v_select(flat, zero, level_scale),
-                        v_select(flat, zero, level_min), sum_w};
+    return (affine_fit){v_select(flat, zero, scale), v_select(flat, first_min, min),
+                        v_select(flat, zero, level_scale), v_select(flat, zero, level_min), sum_w};
 }
 
-/* ---- x ~ scale * level, level -nmax … nmax - 1  (make_qx_quants) ---------------------------------------------- */
+/* ---- x ~ scale * level, level -nmax … nmax - 1  (make_qx_quants) ---- */
 
 /* The weight of the largest magnitude, the first of equals; lanes where that is next to nothing give `zeros`. */
 INLINE lanes extreme(const lanes *x, int n, mask *zeros) {
@@ -159,7 +161,7 @@ INLINE symmetric_fit fit_symmetric(const lanes *x, const lanes *w, int n, float 
     return (symmetric_fit){v_select(zeros, zero, scale), v_select(zeros, zero, level_scale), zeros};
 }
 
-/* ---- the same by coordinate descent, for four levels each way  (make_q3_quants) ------------------------------- */
+/* ---- the same by coordinate descent, for four levels each way  (make_q3_quants) ---- */
 
 /* Returns the scale; levels[] end up in 0 … 2 * nmax - 1, or 0 where all weights are zeros. */
 INLINE lanes fit_descent(const lanes *x, int n, float nmax, lanes *levels) {
@@ -199,7 +201,7 @@ INLINE lanes fit_descent(const lanes *x, int n, float nmax, lanes *levels) {
     return v_select(v_andnot(v_lt(zero, sum_l2), zeros), sum_lx / sum_l2, zero);
 }
 
-/* ---- x ~ scale * level for x >= 0, level 0 … nmax: the scales of a super-block  (make_qp_quants) --------------- */
+/* ---- x ~ scale * level for x >= 0, level 0 … nmax: the scales of a super-block  (make_qp_quants) ---- */
 
 /* Returns the scale.  levels[] are what an unsigned byte keeps of them, as in llama.cpp. */
 INLINE lanes fit_nonnegative(const lanes *x, const lanes *w, int n, float nmax, lanes *levels) {

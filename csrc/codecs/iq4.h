@@ -3,8 +3,8 @@
 static const float iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 /* Halfway between two values; on the step itself the upper one is the nearest, as in llama.cpp (its differences
  * x - lower and upper - x are exact near the middle, so that comparing with it is the same). */
-static const float iq4_steps[16] = {0,     -115.5f, -93.5f, -74, -57,   -42, -28.5f, -16,
-                                    -4.5f, 7,       19,     31.5f, 45.5f, 61,  79,    101};
+static const float iq4_steps[16] = {0,     -115.5f, -93.5f, -74,   -57,   -42, -28.5f, -16,
+                                    -4.5f, 7,       19,     31.5f, 45.5f, 61,  79,     101};
 static const float iq4_names[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 /* The scale for which the nearest values lie closest to x. */

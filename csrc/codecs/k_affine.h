@@ -8,12 +8,9 @@ typedef struct {
     float squares; /* with an importance matrix: how many times the mean square goes into the weights */
 } affine_kind;
 
-static const affine_kind kind_Q2_K = {
-    16, 3, {3, -0.5f, 0.1f, 15, true}, {3, -0.9f, 0.05f, 36, false}, 1};
-static const affine_kind kind_Q4_K = {
-    32, 15, {15, -1.f, 0.1f, 20, false}, {15, -0.9f, 0.05f, 36, false}, 2};
-static const affine_kind kind_Q5_K = {
-    32, 31, {31, -0.5f, 0.1f, 15, false}, {31, -0.9f, 0.05f, 36, false}, 2};
+static const affine_kind kind_Q2_K = {16, 3, {3, -0.5f, 0.1f, 15, true}, {3, -0.9f, 0.05f, 36, false}, 1};
+static const affine_kind kind_Q4_K = {32, 15, {15, -1.f, 0.1f, 20, false}, {15, -0.9f, 0.05f, 36, false}, 2};
+static const affine_kind kind_Q5_K = {32, 31, {31, -0.5f, 0.1f, 15, false}, {31, -0.9f, 0.05f, 36, false}, 2};
 
 enum { MOST = QK_K / 16 }; /* sub-blocks in a super-block, at the most */
 
@@ -58,7 +55,8 @@ INLINE void affine_fit_group(const affine_kind *kind, const group *g, affine_fit
         lanes x[QK], w[QK];
         load_columns(g->x, at, (size_t)n, x);
         affine_weights(kind, g, at, x, mean_square, w);
-        const affine_fit fit = g->w[0] ? fit_affine(x, w, n, kind->search_importance) : fit_affine(x, w, n, kind->search);
+        const affine_fit fit =
+            g->w[0] ? fit_affine(x, w, n, kind->search_importance) : fit_affine(x, w, n, kind->search);
         v_store(fits->scale[j], fit.scale);
         v_store(fits->min[j], -fit.min);
         v_store(fits->level_scale[j], fit.level_scale);
@@ -117,7 +115,7 @@ INLINE void affine_levels(const affine_kind *kind, const float *x, const affine_
     }
 }
 
-/* ---- packing -------------------------------------------------------------------------------------------------- */
+/* ---- packing ---- */
 
 /* Two bits a weight: of each 128, byte i holds weights i, i + 32, i + 64, i + 96. */
 INLINE void pack_2bit(const uint8_t *levels, uint8_t *qs) {
@@ -177,7 +175,7 @@ INLINE void pack_Q5_K(const affine_header *h, const uint8_t *levels, block_Q5_K 
     }
 }
 
-/* ---- the codecs ----------------------------------------------------------------------------------------------- */
+/* ---- the codecs ---- */
 
 /* What a scale or minimum may be at most; llama.cpp limits it where its rounding could go past that. */
 INLINE void limit_header(affine_header *h, uint8_t top) {
@@ -187,25 +185,26 @@ INLINE void limit_header(affine_header *h, uint8_t top) {
     }
 }
 
-#define QUANTIZE_AFFINE(name, top, limit_plain, limit_fitted)                                                          \
-    static void quantize_##name(const float *src, void *dst, size_t nrows, size_t ncols, const float *importance) {   \
-        const size_t per_row = ncols / QK_K, total = nrows * per_row;                                                  \
-        const int count = QK_K / kind_##name.n;                                                                        \
-        block_##name *y = dst;                                                                                         \
-        for (size_t first = 0; first < total; first += LANES) {                                                        \
-            const group g = group_at(src, importance, QK_K, first, total, per_row);                                    \
-            affine_fits fits;                                                                                          \
-            affine_header headers[LANES];                                                                              \
-            affine_fit_group(&kind_##name, &g, &fits);                                                                 \
-            if (importance) affine_headers_fitted(&fits, count, top, headers);                                         \
-            for (size_t k = 0; k < g.count; k++) {                                                                     \
-                uint8_t levels[QK_K];                                                                                  \
-                if (!importance) affine_headers_plain(&fits, count, top, k, &headers[k]);                              \
-                if (importance ? limit_fitted : limit_plain) limit_header(&headers[k], top);                           \
-                affine_levels(&kind_##name, g.x[k], &headers[k], &fits, k, levels);                                    \
-                pack_##name(&headers[k], levels, y++);                                                                 \
-            }                                                                                                          \
-        }                                                                                                              \
+#define QUANTIZE_AFFINE(name, top, limit_plain, limit_fitted)                                                      \
+    static void quantize_##name(const float *src, void *dst, size_t nrows, size_t ncols,                           \
+                                const float *importance) {                                                         \
+        const size_t per_row = ncols / QK_K, total = nrows * per_row;                                              \
+        const int count = QK_K / kind_##name.n;                                                                    \
+        block_##name *y = dst;                                                                                     \
+        for (size_t first = 0; first < total; first += LANES) {                                                    \
+            const group g = group_at(src, importance, QK_K, first, total, per_row);                                \
+            affine_fits fits;                                                                                      \
+            affine_header headers[LANES];                                                                          \
+            affine_fit_group(&kind_##name, &g, &fits);                                                             \
+            if (importance) affine_headers_fitted(&fits, count, top, headers);                                     \
+            for (size_t k = 0; k < g.count; k++) {                                                                 \
+                uint8_t levels[QK_K];                                                                              \
+                if (!importance) affine_headers_plain(&fits, count, top, k, &headers[k]);                          \
+                if (importance ? limit_fitted : limit_plain) limit_header(&headers[k], top);                       \
+                affine_levels(&kind_##name, g.x[k], &headers[k], &fits, k, levels);                                \
+                pack_##name(&headers[k], levels, y++);                                                             \
+            }                                                                                                      \
+        }                                                                                                          \
     }
 
 QUANTIZE_AFFINE(Q2_K, 15, false, false)

@@ -40,7 +40,7 @@ INLINE float largest_scale(const float scales[SUBS][LANES], size_t lane) {
     return at;
 }
 
-/* ---- Q6_K ----------------------------------------------------------------------------------------------------- */
+/* ---- Q6_K ---- */
 
 INLINE void pack_Q6_K(const int scale[SUBS], gf_half d, const uint8_t *levels, block_Q6_K *y) {
     for (int half = 0; half < 2; half++)
@@ -107,7 +107,7 @@ static void dequantize_Q6_K(const void *src, float *dst, size_t n) {
     }
 }
 
-/* ---- Q3_K ----------------------------------------------------------------------------------------------------- */
+/* ---- Q3_K ---- */
 
 INLINE void pack_Q3_K(const int scale[SUBS], gf_half d, const uint8_t *levels, block_Q3_K *y) {
     for (int i = 0; i < 32; i++) {
@@ -135,8 +135,8 @@ INLINE void descend_Q3_K(const group *g, symmetric_fits *fits) {
     }
 }
 
-/* With an importance matrix the sub-blocks' scales are fitted in their turn: fits->scale become their levels, and the
- * factor of each super-block goes to d[]. */
+/* With an importance matrix the sub-blocks' scales are fitted in their turn: fits->scale become their levels, and
+ * the factor of each super-block goes to d[]. */
 INLINE void fit_Q3_K(const group *g, symmetric_fits *fits, float d[LANES]) {
     const lanes mean_square = sum_of_squares(g->x, QK_K) * v_set(2) / v_set(QK_K);
     lanes fitted[SUBS], sums[SUBS];

@@ -5,7 +5,7 @@ typedef struct {
     lanes at[QK / LANES];
 } block_levels;
 
-/* ---- plain: the extremes of a block decide everything --------------------------------------------------------- */
+/* ---- plain: the extremes of a block decide everything ---- */
 
 /* The first weight of a block that equals `value`: zeros are equal, but have signs. */
 INLINE float first_equal(const float *x, float value) {
@@ -28,8 +28,8 @@ INLINE float first_largest(const float *x) {
 
 INLINE bool not_finite(float a) { return !(fabsf(a) <= FLT_MAX); }
 
-/* level = (x - min) * scale + half, cut off, at most nmax.  `broken`: the block's span leaves float's range, so that
- * its scale is not finite; x86 then converts infinities and NaN to a number whose low byte is 0. */
+/* level = (x - min) * scale + half, cut off, at most nmax.  `broken`: the block's span leaves float's range, so
+ * that its scale is not finite; x86 then converts infinities and NaN to a number whose low byte is 0. */
 INLINE block_levels levels_plain(const float *x, float min, float scale, bool broken, float half, float nmax) {
     block_levels levels;
     for (int i = 0; i < QK / LANES; i++) {
@@ -61,7 +61,7 @@ INLINE block_levels plain_affine(const float *x, int nmax, gf_half *d_out, gf_ha
     return levels_plain(x, min, scale, not_finite(scale) || not_finite(d), 0.5f, (float)nmax);
 }
 
-/* ---- packing -------------------------------------------------------------------------------------------------- */
+/* ---- packing ---- */
 
 INLINE void pack_nibbles(const block_levels *levels, uint8_t qs[QK / 2]) {
     for (int i = 0; i < QK / 2 / LANES; i++)
@@ -98,7 +98,7 @@ INLINE void pack_Q5_1(gf_half d, gf_half m, const block_levels *levels, block_Q5
     pack_nibbles(levels, y->qs);
 }
 
-/* ---- with an importance matrix: the searches of the K types, and a mean square taken over the whole row --------- */
+/* ---- with an importance matrix: the searches of the K types, and a mean square taken over the whole row ---- */
 
 static const affine_search search_Q4_1 = {15, -0.9f, 0.05f, 36, false};
 static const affine_search search_Q5_1 = {31, -0.9f, 0.05f, 36, false};
@@ -149,33 +149,34 @@ INLINE row_fits fit_rows_affine(const row_group *r, const float *importance, siz
     return fits;
 }
 
-/* ---- the codecs ----------------------------------------------------------------------------------------------- */
+/* ---- the codecs ---- */
 
-/* PLAIN: levels of the block x, and its d and m.  FIT: of block b of the rows r.  LEVELS: LANES levels from x + i, from the
- * fit of lane k. */
-#define QUANTIZE_LEGACY(name, PLAIN, FIT, LEVELS)                                                                      \
-    static void quantize_##name(const float *src, void *dst, size_t nrows, size_t ncols, const float *importance) {   \
-        const size_t per_row = ncols / QK;                                                                             \
-        block_##name *y = dst;                                                                                         \
-        for (size_t block = 0; !importance && block < nrows * per_row; block++) {                                      \
-            const float *x = src + block * QK;                                                                         \
-            gf_half d, m = {{0, 0}};                                                                                   \
-            const block_levels levels = PLAIN;                                                                         \
-            pack_##name(d, m, &levels, y + block);                                                                     \
-        }                                                                                                              \
-        for (size_t first = 0; importance && first < nrows; first += LANES) {                                          \
-            const row_group r = rows_at(src, importance, first, nrows, ncols);                                         \
-            for (size_t b = 0; b < per_row; b++) {                                                                     \
-                const row_fits fits = FIT;                                                                             \
-                for (size_t k = 0; k < r.rows.count; k++) {                                                            \
-                    const float *x = r.rows.x[k] + b * QK;                                                             \
-                    block_levels levels;                                                                               \
-                    for (int i = 0; i < QK; i += LANES) levels.at[i / LANES] = LEVELS;                                 \
-                    const gf_half d = gf_half_from_float(fits.d[k]), m = gf_half_from_float(fits.m[k]);                \
-                    pack_##name(d, m, &levels, y + (first + k) * per_row + b);                                         \
-                }                                                                                                      \
-            }                                                                                                          \
-        }                                                                                                              \
+/* PLAIN: levels of the block x, and its d and m.  FIT: of block b of the rows r.  LEVELS: LANES levels from x + i,
+ * from the fit of lane k. */
+#define QUANTIZE_LEGACY(name, PLAIN, FIT, LEVELS)                                                                  \
+    static void quantize_##name(const float *src, void *dst, size_t nrows, size_t ncols,                           \
+                                const float *importance) {                                                         \
+        const size_t per_row = ncols / QK;                                                                         \
+        block_##name *y = dst;                                                                                     \
+        for (size_t block = 0; !importance && block < nrows * per_row; block++) {                                  \
+            const float *x = src + block * QK;                                                                     \
+            gf_half d, m = {{0, 0}};                                                                               \
+            const block_levels levels = PLAIN;                                                                     \
+            pack_##name(d, m, &levels, y + block);                                                                 \
+        }                                                                                                          \
+        for (size_t first = 0; importance && first < nrows; first += LANES) {                                      \
+            const row_group r = rows_at(src, importance, first, nrows, ncols);                                     \
+            for (size_t b = 0; b < per_row; b++) {                                                                 \
+                const row_fits fits = FIT;                                                                         \
+                for (size_t k = 0; k < r.rows.count; k++) {                                                        \
+                    const float *x = r.rows.x[k] + b * QK;                                                         \
+                    block_levels levels;                                                                           \
+                    for (int i = 0; i < QK; i += LANES) levels.at[i / LANES] = LEVELS;                             \
+                    const gf_half d = gf_half_from_float(fits.d[k]), m = gf_half_from_float(fits.m[k]);            \
+                    pack_##name(d, m, &levels, y + (first + k) * per_row + b);                                     \
+                }                                                                                                  \
+            }                                                                                                      \
+        }                                                                                                          \
     }
 
 QUANTIZE_LEGACY(Q4_0, plain_symmetric(x, 8, &d), fit_rows_symmetric(&r, importance, b, 8),

@@ -47,24 +47,24 @@ static void dequantize_BF16(const void *src, float *dst, size_t n) {
 }
 
 /* The first of n numbers whose exponent has all bits set, or n.  Stretches without one go by quickly. */
-#define FIRST_NONFINITE(name, bits, exponent)                                                                          \
-    static size_t name(const void *src, size_t n) {                                                                    \
-        const uint8_t *x = src;                                                                                        \
-        for (size_t from = 0; from < n; from += 512) {                                                                 \
-            const size_t to = n - from < 512 ? n : from + 512;                                                         \
-            unsigned found = 0;                                                                                        \
-            for (size_t i = from; i < to; i++) {                                                                       \
-                bits b;                                                                                                \
-                memcpy(&b, x + i * sizeof b, sizeof b);                                                                \
-                found |= (b & (exponent)) == (exponent);                                                               \
-            }                                                                                                          \
-            for (size_t i = from; found && i < to; i++) {                                                              \
-                bits b;                                                                                                \
-                memcpy(&b, x + i * sizeof b, sizeof b);                                                                \
-                if ((b & (exponent)) == (exponent)) return i;                                                          \
-            }                                                                                                          \
-        }                                                                                                              \
-        return n;                                                                                                      \
+#define FIRST_NONFINITE(name, bits, exponent)                                                                      \
+    static size_t name(const void *src, size_t n) {                                                                \
+        const uint8_t *x = src;                                                                                    \
+        for (size_t from = 0; from < n; from += 512) {                                                             \
+            const size_t to = n - from < 512 ? n : from + 512;                                                     \
+            unsigned found = 0;                                                                                    \
+            for (size_t i = from; i < to; i++) {                                                                   \
+                bits b;                                                                                            \
+                memcpy(&b, x + i * sizeof b, sizeof b);                                                            \
+                found |= (b & (exponent)) == (exponent);                                                           \
+            }                                                                                                      \
+            for (size_t i = from; found && i < to; i++) {                                                          \
+                bits b;                                                                                            \
+                memcpy(&b, x + i * sizeof b, sizeof b);                                                            \
+                if ((b & (exponent)) == (exponent)) return i;                                                      \
+            }                                                                                                      \
+        }                                                                                                          \
+        return n;                                                                                                  \
     }
 
 FIRST_NONFINITE(first_nonfinite_F32, uint32_t, 0x7f800000u)

@@ -73,7 +73,8 @@ static inline void v_load_columns(const float *const p[LANES], size_t at, lanes 
     /* Rows r and r + 4 share a register, so that only shuffles inside its halves remain. */
     lanes rows[8];
     for (int r = 0; r < 4; r++) {
-        rows[r] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[r] + at)), _mm_loadu_ps(p[r + 4] + at), 1);
+        rows[r] =
+            _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[r] + at)), _mm_loadu_ps(p[r + 4] + at), 1);
         rows[r + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[r] + at + 4)),
                                            _mm_loadu_ps(p[r + 4] + at + 4), 1);
     }

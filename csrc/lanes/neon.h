@@ -17,9 +17,7 @@ static inline lanes v_max(lanes a, lanes b) { return vbslq_f32(vcgtq_f32(a, b), 
 static inline lanes v_abs(lanes a) { return vabsq_f32(a); }
 static inline lanes v_sqrt(lanes a) { return vsqrtq_f32(a); }
 
-static inline lanes v_load_f16(const uint8_t *p) {
-    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
-}
+static inline lanes v_load_f16(const uint8_t *p) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }
 static inline void v_store_f16(uint8_t *p, lanes a) { vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(a))); }
 
 static inline mask v_lt(lanes a, lanes b) { return vcltq_f32(a, b); }

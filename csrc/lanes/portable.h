@@ -61,7 +61,7 @@ static inline lanes v_wrap_u8(lanes a) { return (float)((int32_t)a & 255); }
 /* Toward zero, then the low eight bits of each, in LANES bytes.  |a| < 2^31. */
 static inline void v_store_u8(uint8_t *p, lanes a) { *p = (uint8_t)(int32_t)a; }
 
-/* Likewise the low four bits of two at a time: of `low` in the lower half of each of LANES bytes, of `high` above. */
+/* Likewise the low four bits of two numbers a byte: of `low` below, of `high` above. */
 static inline void v_store_nibbles(uint8_t *p, lanes low, lanes high) {
     *p = (uint8_t)(((int32_t)low & 15) | ((int32_t)high & 15) << 4);
 }
@@ -69,8 +69,8 @@ static inline void v_store_nibbles(uint8_t *p, lanes low, lanes high) {
 /* out[i] = the floats p[0][at + i] … p[LANES - 1][at + i]: a square turned on its side. */
 static inline void v_load_columns(const float *const p[LANES], size_t at, lanes out[LANES]) { out[0] = p[0][at]; }
 
-/* The value on the stair that a stands on: values[i], where i counts those of steps[1] … steps[15], which ascend, that
- * a is not below.  So NaN stands on the last one, as in llama.cpp.  steps[0] is not used. */
+/* The value on the stair that a stands on: values[i], where i counts those of steps[1] … steps[15], which ascend,
+ * that a is not below.  So NaN stands on the last one, as in llama.cpp.  steps[0] is not used. */
 static inline lanes v_staircase(lanes a, const float steps[16], const float values[16]) {
     int i = 0;
     for (int half = 8; half; half /= 2) i += a < steps[i + half] ? 0 : half;

@@ -7,8 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-
-
 static void *read_floats(size_t n) {
     float *p = malloc((n + 1) * sizeof *p);
     if (!p || fread(p, sizeof *p, n, stdin) != n) exit(1);

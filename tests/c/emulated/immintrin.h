@@ -18,23 +18,23 @@ typedef union {
 } emu512;
 
 #define EACH for (int k = 0; k < 16; k++)
-#define UNARY(name, expression)                                                                                        \
-    static inline __m512 name(__m512 v) {                                                                              \
-        emu512 a = {.v = v}, r;                                                                                        \
-        EACH r.f[k] = (expression);                                                                                    \
-        return r.v;                                                                                                    \
+#define UNARY(name, expression)                                                                                    \
+    static inline __m512 name(__m512 v) {                                                                          \
+        emu512 a = {.v = v}, r;                                                                                    \
+        EACH r.f[k] = (expression);                                                                                \
+        return r.v;                                                                                                \
     }
-#define BINARY(name, expression)                                                                                       \
-    static inline __m512 name(__m512 v, __m512 w) {                                                                    \
-        emu512 a = {.v = v}, b = {.v = w}, r;                                                                          \
-        EACH r.f[k] = (expression);                                                                                    \
-        return r.v;                                                                                                    \
+#define BINARY(name, expression)                                                                                   \
+    static inline __m512 name(__m512 v, __m512 w) {                                                                \
+        emu512 a = {.v = v}, b = {.v = w}, r;                                                                      \
+        EACH r.f[k] = (expression);                                                                                \
+        return r.v;                                                                                                \
     }
-#define INTEGER(name, expression)                                                                                      \
-    static inline __m512i name(__m512i v, __m512i w) {                                                                 \
-        emu512 a = {.vi = v}, b = {.vi = w}, r;                                                                        \
-        EACH r.u[k] = (expression);                                                                                    \
-        return r.vi;                                                                                                   \
+#define INTEGER(name, expression)                                                                                  \
+    static inline __m512i name(__m512i v, __m512i w) {                                                             \
+        emu512 a = {.vi = v}, b = {.vi = w}, r;                                                                    \
+        EACH r.u[k] = (expression);                                                                                \
+        return r.vi;                                                                                               \
     }
 
 UNARY(emu_abs, fabsf(a.f[k]))
@@ -75,7 +75,10 @@ static inline __mmask16 emu_cmp(__m512 v, __m512 w, int how) {
     unsigned m = 0;
     EACH {
         const float x = a.f[k], y = b.f[k];
-        const int yes = how == _CMP_LT_OQ ? x < y : how == _CMP_GE_OQ ? x >= y : how == _CMP_EQ_OQ ? x == y : !(x < y);
+        const int yes = how == _CMP_LT_OQ   ? x < y
+                        : how == _CMP_GE_OQ ? x >= y
+                        : how == _CMP_EQ_OQ ? x == y
+                                            : !(x < y);
         m |= (unsigned)yes << k;
     }
     return (__mmask16)m;
@@ -134,7 +137,9 @@ static inline __m512 emu_permute(__m512i at, __m512 v) {
     return r.v;
 }
 static inline __m512 emu_from_half(__m256i h) {
-    return (emu512){.half = {_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))}}.v;
+    return (emu512){
+        .half = {_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))}}
+        .v;
 }
 static inline __m256i emu_to_half(__m512 v) {
     emu512 a = {.v = v};
