@@ -1,0 +1,42 @@
+"""OLMo 2: norms after the blocks instead of before them, and over all heads of queries and keys at once."""
+
+from __future__ import annotations
+
+from gguffast.convert.architecture import (
+    ATTENTION,
+    EMBEDDING,
+    FEED_FORWARD_BLOCK,
+    Architecture,
+    base_keys,
+    kv_width,
+    norm,
+    query_width,
+)
+
+ARCHITECTURES = (
+    Architecture(
+        hf_class="Olmo2ForCausalLM",
+        name="olmo2",
+        defaults={
+            "vocab_size": 50304,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+        },
+        tensors={
+            **EMBEDDING,
+            **ATTENTION,
+            **FEED_FORWARD_BLOCK,
+            "model.layers.{i}.self_attn.q_norm": norm("blk.{i}.attn_q_norm", query_width),
+            "model.layers.{i}.self_attn.k_norm": norm("blk.{i}.attn_k_norm", kv_width),
+            "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.post_attention_norm"),
+            "model.layers.{i}.post_feedforward_layernorm": norm("blk.{i}.post_ffw_norm"),
+        },
+        keys=base_keys(),
+    ),
+)
