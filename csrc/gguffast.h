@@ -92,6 +92,135 @@ gf_recode_result gf_recode(int src_type, const void *src, int dst_type, void *ds
                            const float *importance, float *scratch);
 size_t gf_recode_scratch(size_t ncols);
 
+/* ---- GGUF files --------------------------------------------------------------------------------------------- */
+
+/* Types of metadata values, by their number in the file. */
+enum gf_gguf_type {
+    GF_GGUF_UINT8,
+    GF_GGUF_INT8,
+    GF_GGUF_UINT16,
+    GF_GGUF_INT16,
+    GF_GGUF_UINT32,
+    GF_GGUF_INT32,
+    GF_GGUF_FLOAT32,
+    GF_GGUF_BOOL,
+    GF_GGUF_STRING,
+    GF_GGUF_ARRAY,
+    GF_GGUF_UINT64,
+    GF_GGUF_INT64,
+    GF_GGUF_FLOAT64,
+};
+
+enum { GF_GGUF_MAX_DIMS = 4, GF_GGUF_MAX_NAME = 63, GF_GGUF_DEFAULT_ALIGNMENT = 32 };
+
+/* What can be wrong with a header, and what `found` and `limit` of the error then hold. */
+#define GF_GGUF_STATUSES(X)                                                                                        \
+    X(OK)                                                                                                          \
+    X(NO_MEMORY)                                                                                                   \
+    X(NOT_GGUF)            /* first four bytes, little-endian */                                                   \
+    X(BIG_ENDIAN)          /* version as read */                                                                   \
+    X(BAD_VERSION)         /* version, newest known */                                                             \
+    X(TRUNCATED)           /* bytes that are left, bytes that are needed */                                        \
+    X(BAD_KV_COUNT)        /* count, the most that the file could hold */                                          \
+    X(BAD_TENSOR_COUNT)    /* the same */                                                                          \
+    X(BAD_ARRAY_COUNT)     /* the same */                                                                          \
+    X(EMPTY_KEY)                                                                                                   \
+    X(DUPLICATE_KEY)       /* index of the first */                                                                \
+    X(BAD_VALUE_TYPE)      /* type */                                                                              \
+    X(NESTED_ARRAY)                                                                                                \
+    X(ALIGNMENT_NOT_U32)   /* type */                                                                              \
+    X(BAD_ALIGNMENT)       /* alignment */                                                                         \
+    X(LONG_TENSOR_NAME)    /* bytes, most allowed */                                                               \
+    X(DUPLICATE_TENSOR)    /* index of the first */                                                                \
+    X(TOO_MANY_DIMS)       /* number, most allowed */                                                              \
+    X(NEGATIVE_DIM)        /* dimension in two's complement, which */                                              \
+    X(SHAPE_OVERFLOW)                                                                                              \
+    X(UNKNOWN_TENSOR_TYPE) /* type */                                                                              \
+    X(PARTIAL_BLOCK)       /* row length, block size */                                                            \
+    X(MISALIGNED_TENSOR)   /* offset in the data section, alignment */                                             \
+    X(TENSOR_PAST_END)     /* end of its data in the file (UINT64_MAX: beyond), size of the file */                \
+    X(TENSOR_OVERLAP)      /* index of the other tensor */
+
+enum gf_gguf_status {
+#define GF_GGUF_STATUS(name) GF_GGUF_##name,
+    GF_GGUF_STATUSES(GF_GGUF_STATUS)
+#undef GF_GGUF_STATUS
+};
+
+/* "TRUNCATED" for GF_GGUF_TRUNCATED, and so on. */
+const char *gf_gguf_status_name(int status);
+
+/* The part of a header that an index counts in. */
+enum gf_gguf_part { GF_GGUF_HEADER, GF_GGUF_KVS, GF_GGUF_TENSORS };
+
+/* A place in the file. */
+typedef struct {
+    uint64_t offset;
+    uint64_t size;
+} gf_span;
+
+typedef struct {
+    int status;
+    int part;        /* where: the fixed header, a key-value pair, a tensor */
+    uint64_t index;  /* which pair or tensor */
+    gf_span name;    /* its name, empty if that was not read yet */
+    uint64_t offset; /* of the offending bytes in the file */
+    uint64_t found;
+    uint64_t limit;
+} gf_gguf_error;
+
+typedef struct {
+    gf_span key;
+    gf_span value; /* all that follows the type: for an array item type (u32), count (u64), items */
+    uint32_t type;
+} gf_gguf_kv;
+
+typedef struct {
+    gf_span name;
+    uint32_t n_dims;               /* as stored, 0 to 4 */
+    uint32_t type;                 /* known to gf_type_find */
+    int64_t ne[GF_GGUF_MAX_DIMS];  /* fastest first; 1 beyond n_dims; may be 0 */
+    uint64_t offset;               /* from the start of the file */
+    uint64_t nbytes;
+} gf_gguf_tensor;
+
+typedef struct {
+    uint32_t version;
+    uint32_t alignment;
+    uint64_t data_offset;
+    size_t n_kvs;
+    size_t n_tensors;
+    gf_gguf_kv *kvs;         /* in file order; keys are not empty and differ */
+    gf_gguf_tensor *tensors; /* in file order; names differ, data lies in the file and does not overlap */
+} gf_gguf;
+
+/* Read the header of a GGUF file, version 2 or 3, little-endian, of which all `size` bytes are at `data`.  Nothing in
+ * it is trusted; memory is proportional to what was really there.  Strings are located, not decoded: they may hold
+ * any bytes.  On success free the result with gf_gguf_free; on an error there is nothing to free. */
+gf_gguf_error gf_gguf_parse(const uint8_t *data, size_t size, gf_gguf *out);
+void gf_gguf_free(gf_gguf *gguf);
+
+typedef struct {
+    const void *key;
+    size_t key_size;
+    const void *value; /* as in gf_gguf_kv */
+    size_t value_size;
+    uint32_t type;
+} gf_gguf_kv_out;
+
+typedef struct {
+    const void *name;
+    size_t name_size;
+    int64_t ne[GF_GGUF_MAX_DIMS]; /* 1 beyond the last dimension */
+    uint32_t type;
+    uint64_t offset; /* from the start of the data section */
+} gf_gguf_tensor_out;
+
+/* Write a header of the given version, zero-padded to the alignment, if `capacity` is enough; the size that it takes
+ * in any case.  What it says is not checked. */
+size_t gf_gguf_write(uint8_t *dst, size_t capacity, uint32_t version, const gf_gguf_kv_out *kvs, size_t n_kvs,
+                     const gf_gguf_tensor_out *tensors, size_t n_tensors, uint32_t alignment);
+
 #ifdef __cplusplus
 }
 #endif
