@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+
+import oracle
 
 Rows = NDArray[np.float32]
 FLT_MAX = np.finfo(np.float32).max
@@ -82,3 +85,12 @@ def weights(kind: str, rows: int, columns: int, seed: int = 0) -> Rows:
 def importance(kind: str, columns: int, seed: int = 1) -> NDArray[np.float32]:
     """Make a float32 importance row of a kind in `IMPORTANCES`."""
     return IMPORTANCES[kind](np.random.default_rng(seed), columns).astype(np.float32)
+
+
+def comparable(quantized: NDArray[np.uint8], name: str) -> bool:
+    """Whether two machines agree on these bytes of llama.cpp's.
+
+    Weights near the largest float overflow in the searches, and what becomes of the NaN then is up to the
+    instruction set. Such a file is refused anyway; on x86-64 the bytes are still those of llama.cpp.
+    """
+    return platform.machine() in ("x86_64", "AMD64") or oracle.valid(quantized, name)

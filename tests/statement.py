@@ -7,7 +7,7 @@ and the tests hold all three to the same bytes. To read it:
   stores a minimum: weight = ``d * level - m``. K types cut a super-block of 256 weights into sub-blocks of 16
   or 32, and store their scales as small integers too, times one half-precision scale for the super-block.
 * A *search* tries several scales for a block and keeps the one with the smallest weighted squared error. For
-  the levels l of a candidate, the best scale has a closed form (linear regression of x on l with weights w), so
+  the levels l of a candidate, the best scale has a closed form (linear regression of x on l with weights w):
   a candidate costs a few sums.
 * Everything is float32, and the order of the additions is part of the format: sums run from the first weight
   to the last, products associate left to right, nothing is fused. ``F(...)`` around every integer is there

@@ -1,0 +1,72 @@
+"""Quantize language models on the CPU: llama.cpp's bytes, many times sooner.
+
+>>> import gguffast
+>>> result = gguffast.quantize("model-F16.gguf", "model-Q4_K_M.gguf", "Q4_K_M")  # doctest: +SKIP
+>>> result.bpw_out  # doctest: +SKIP
+4.89
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gguffast import quants
+    from gguffast._core import set_target, target, targets
+    from gguffast.errors import DataError, FileError, FormatError, GGUFFastError, Interrupted, OptionError
+    from gguffast.gguf import GGUFFile
+    from gguffast.quantizer import quantize
+    from gguffast.recipe import LlamaFileType
+    from gguffast.types import GGMLQuantizationType
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DataError",
+    "FileError",
+    "FormatError",
+    "GGMLQuantizationType",
+    "GGUFFastError",
+    "GGUFFile",
+    "Interrupted",
+    "LlamaFileType",
+    "OptionError",
+    "__version__",
+    "quantize",
+    "quants",
+    "set_target",
+    "target",
+    "targets",
+]
+
+# Loaded when first asked for, so that `gguffast --help` does not wait for NumPy.
+_HOMES = {
+    "DataError": "errors",
+    "FileError": "errors",
+    "FormatError": "errors",
+    "GGMLQuantizationType": "types",
+    "GGUFFastError": "errors",
+    "GGUFFile": "gguf",
+    "Interrupted": "errors",
+    "LlamaFileType": "recipe",
+    "OptionError": "errors",
+    "quantize": "quantizer",
+    "set_target": "_core",
+    "target": "_core",
+    "targets": "_core",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "quants":
+        return importlib.import_module("gguffast.quants")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gguffast' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"gguffast.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,231 @@
+"""Carries out a plan: threads that read rows, recode them and write them where they belong."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gguffast import _core
+from gguffast.errors import DataError, OptionError
+from gguffast.plan import PlannedTensor, Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Weights in a piece of work: long enough that Python's share of the time vanishes, short enough that a
+# thread's two buffers (at most 4 bytes a weight each) stay near the caches and that stopping is prompt.
+CHUNK_WEIGHTS = 1 << 20
+
+_REPORT_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the work is.
+
+    Attributes
+    ----------
+    done, total : int
+        Bytes of the source.
+    tensor : str
+        Name of the tensor that was worked on last; empty before the first.
+    """
+
+    done: int
+    total: int
+    tensor: str
+
+
+class _Chunk:
+    """Rows of one tensor, all of the same expert if an importance matrix is used."""
+
+    __slots__ = ("count", "first", "index", "planned")
+
+    def __init__(self, index: int, planned: PlannedTensor, first: int, count: int) -> None:
+        self.index = index
+        self.planned = planned
+        self.first = first
+        self.count = count
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use: its affinity mask, further limited by a container's quota."""
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        cpus = os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        return cpus
+    return cpus if quota == "max" else max(1, min(cpus, round(int(quota) / int(period))))
+
+
+def run(
+    tensors: Sequence[PlannedTensor],
+    write: Callable[[memoryview, int], None],
+    threads: int,
+    progress: Callable[[Progress], object] | None = None,
+) -> None:
+    """Recode every tensor and write it.
+
+    The bytes do not depend on the number of threads. An error in one thread stops the others; of several, the
+    one that stands first in the file is raised. Memory is two buffers of a chunk a thread, and never less
+    than a row.
+
+    Parameters
+    ----------
+    tensors : sequence of PlannedTensor
+        The work, in file order.
+    write : callable
+        ``write(data, offset)``, called from several threads at once.
+    threads : int
+        How many.
+    progress : callable, optional
+        Called with a :class:`Progress` from the calling thread about ten times a second, first with nothing
+        done and at last with everything done. What it raises stops the work.
+
+    Raises
+    ------
+    DataError
+        NaN or infinity in the source, or weights that the type cannot hold; with the tensor's name and the
+        row.
+    """
+    _Run(tensors, write).run(threads, progress)
+
+
+class _Run:
+    def __init__(self, tensors: Sequence[PlannedTensor], write: Callable[[memoryview, int], None]) -> None:
+        self._write = write
+        self._tensors = tensors
+        self._chunks = _chunks(tensors)
+        self._lock = threading.Lock()
+        self._stop = False
+        self._finished = threading.Event()
+        self._errors: dict[int, BaseException] = {}
+        self._done = 0
+        self._tensor = ""
+        self._total = sum(p.target.source.n_rows * p.target.source.row_bytes for p in tensors)
+
+    def run(self, threads: int, progress: Callable[[Progress], object] | None) -> None:
+        self._report(progress)
+        workers = [threading.Thread(target=self._work, name=f"gguffast-{i}") for i in range(threads)]
+        self._left = threads
+        try:
+            self._start(workers)
+            while not self._finished.wait(_REPORT_SECONDS if progress else None):
+                self._report(progress)
+        finally:
+            self._stop = True
+            _join(workers)
+        if self._errors:
+            raise self._errors[min(self._errors)]
+        self._report(progress)
+
+    def _report(self, progress: Callable[[Progress], object] | None) -> None:
+        if progress:
+            progress(Progress(self._done, self._total, self._tensor))
+
+    def _start(self, workers: list[threading.Thread]) -> None:
+        try:
+            for worker in workers:
+                worker.start()
+        except RuntimeError as error:
+            raise OptionError(f"cannot start {len(workers)} threads: {error}; ask for fewer") from error
+
+    def _work(self) -> None:
+        chunk = None
+        try:
+            source, result = _buffers(self._tensors)
+            while not self._stop:
+                with self._lock:
+                    chunk = next(self._chunks, None)
+                if chunk is None:
+                    break
+                self._recode(chunk, source, result)
+        except BaseException as error:
+            # Chunks are given out in file order, and those given out before this one are still finished: so
+            # the smallest index is the first error in the file, whatever the number of threads.
+            self._errors[chunk.index if chunk else -1] = error
+            self._stop = True
+        finally:
+            with self._lock:
+                self._left -= 1
+                if not self._left:
+                    self._finished.set()
+
+    def _recode(self, chunk: _Chunk, source: memoryview, result: memoryview) -> None:
+        target = chunk.planned.target
+        tensor = target.source
+        rows = tensor.read_rows(chunk.first, chunk.count, source)
+        out = result[: chunk.count * target.row_bytes]
+        importance = _importance(target, chunk.first)
+        status, row = _core.recode(tensor.type, rows, target.type, out, tensor.ne[0], importance)
+        if status:
+            raise _bad_row(status, target, chunk.first + row)
+        self._write(out, chunk.planned.offset + chunk.first * target.row_bytes)
+        with self._lock:
+            self._done += len(rows)
+            self._tensor = tensor.name
+
+
+def _chunks(tensors: Sequence[PlannedTensor]) -> Iterator[_Chunk]:
+    index = 0
+    for planned in tensors:
+        n_rows = planned.target.source.n_rows
+        if not planned.target.nbytes:
+            continue
+        step = _chunk_rows(planned.target)
+        # The rows of an expert have their own importance: a chunk never spans two experts.
+        run = planned.target.source.ne[1] if planned.target.importance is not None else n_rows
+        for start in range(0, n_rows, run):
+            for first in range(start, start + run, step):
+                yield _Chunk(index, planned, first, min(step, start + run - first))
+                index += 1
+
+
+def _chunk_rows(target: Target) -> int:
+    return max(1, min(target.source.n_rows, CHUNK_WEIGHTS // max(1, target.source.ne[0])))
+
+
+def _buffers(tensors: Sequence[PlannedTensor]) -> tuple[memoryview, memoryview]:
+    targets = [p.target for p in tensors]
+    source = max((_chunk_rows(t) * t.source.row_bytes for t in targets), default=0)
+    result = max((_chunk_rows(t) * t.row_bytes for t in targets), default=0)
+    return memoryview(bytearray(source)), memoryview(bytearray(result))
+
+
+def _importance(target: Target, row: int) -> NDArray[np.float32] | None:
+    if target.importance is None:
+        return None
+    return target.importance[row // target.source.ne[1]]
+
+
+def _bad_row(status: int, target: Target, row: int) -> DataError:
+    place = f"tensor '{target.source.name}', row {row}"
+    if status == 1:
+        return DataError(
+            f"{place}: NaN or infinity in the source; the model is damaged: convert or download it again"
+        )
+    return DataError(
+        f"{place}: the weights are too large for the half-precision numbers of {target.type.name}; "
+        f"keep this tensor in another type, for example with --tensor-type '{target.source.name}=bf16'"
+    )
+
+
+def _join(workers: list[threading.Thread]) -> None:
+    """Wait for the threads to end, even when Ctrl-C is pressed again: they use a file that is closed next."""
+    interrupt: KeyboardInterrupt | None = None
+    for worker in workers:
+        while worker.is_alive():
+            try:
+                worker.join()
+            except KeyboardInterrupt as error:
+                interrupt = error
+    if interrupt:
+        raise interrupt

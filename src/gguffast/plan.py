@@ -1,0 +1,91 @@
+"""Where every byte of the output goes, known before the first weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gguffast.gguf import DEFAULT_ALIGNMENT, KV, serialize_header
+from gguffast.sources import SourceTensor
+from gguffast.types import GGMLQuantizationType
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What becomes of a tensor.
+
+    Attributes
+    ----------
+    source : SourceTensor
+        The weights.
+    type : GGMLQuantizationType
+        Their type in the output.
+    importance : ndarray or None
+        float32, shape (ne[2], ne[0]): how much each column of each expert matters.
+    """
+
+    source: SourceTensor
+    type: GGMLQuantizationType
+    importance: NDArray[np.float32] | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in the output."""
+        return self.type.nbytes(self.source.ne[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in the output, without padding."""
+        return self.source.n_rows * self.row_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """A tensor and its place, in bytes from the beginning of the output file."""
+
+    target: Target
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A GGUF file to be.
+
+    Attributes
+    ----------
+    header : bytes
+        Everything before the tensors' data, padded to the alignment.
+    tensors : tuple of PlannedTensor
+        In file order.
+    size : int
+        Bytes of the whole file.
+    """
+
+    header: bytes
+    tensors: tuple[PlannedTensor, ...]
+    size: int
+
+
+def make_plan(kvs: Sequence[KV], targets: Iterable[Target]) -> Plan:
+    """Lay out a GGUF file.
+
+    Every tensor is padded to the alignment, the last one too, as llama.cpp does. The alignment is the one
+    that ``kvs`` states, 32 without a statement. (llama-quantize keeps such a statement but aligns to 32 all
+    the same, and no program, itself included, can then read the file.)
+    """
+    targets = tuple(targets)
+    alignment = next((pair.value for pair in kvs if pair.key == "general.alignment"), DEFAULT_ALIGNMENT)
+    offsets = []
+    end = 0
+    for target in targets:
+        offsets.append(end)
+        end += -(-target.nbytes // alignment) * alignment
+    infos = [(t.source.name, t.source.ne, t.type, o) for t, o in zip(targets, offsets, strict=True)]
+    header = serialize_header(kvs, infos, alignment)
+    tensors = tuple(PlannedTensor(t, len(header) + o) for t, o in zip(targets, offsets, strict=True))
+    return Plan(header, tensors, len(header) + end)

@@ -1,0 +1,161 @@
+"""GGUF files as a source: one file, or the shards that ``gguf-split`` made of one."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from gguffast.errors import FileError, FormatError
+from gguffast.gguf import KV, GGUFFile, TensorInfo
+from gguffast.types import GGMLQuantizationType
+
+# llama.cpp's names of shards: %s-%05d-of-%05d.gguf, counted from 1.
+SHARD_NAME = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+_SPLIT_NUMBER, _SPLIT_COUNT, _SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
+
+
+class GGUFTensor:
+    """A tensor of a GGUF file (see :class:`gguffast.sources.SourceTensor`)."""
+
+    __slots__ = ("_fd", "_info", "_path", "name", "ne", "row_bytes", "type")
+
+    def __init__(self, info: TensorInfo, path: Path, fd: int) -> None:
+        self._info = info
+        self._path = path
+        self._fd = fd
+        self.name: str = info.name
+        self.ne: tuple[int, ...] = info.ne or (1,)
+        self.type: GGMLQuantizationType = info.type
+        self.row_bytes: int = info.row_bytes
+
+    @property
+    def n_rows(self) -> int:
+        """Product of all dimensions but the first."""
+        return self._info.n_rows
+
+    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
+        """Bytes of the rows ``[first, first + count)``, read into ``into``."""
+        # Not from a memory map: there an I/O error or a file cut short meanwhile is a SIGBUS that kills the
+        # process.
+        rows = into[: count * self.row_bytes]
+        offset = self._info.offset + first * self.row_bytes
+        done = 0
+        while done < len(rows):
+            try:
+                n = os.preadv(self._fd, [rows[done:]], offset + done)
+            except OSError as error:
+                raise FileError(
+                    f"cannot read {self._path}: {error.strerror} (tensor '{self.name}', row {first})"
+                ) from error
+            if n == 0:
+                raise FormatError(
+                    f"{self._path}: ends inside tensor '{self.name}'; it was cut short while it was read"
+                )
+            done += n
+        return rows
+
+
+class GGUFSource:
+    """A GGUF model (see :class:`gguffast.sources.Source`); given its first shard, a split one.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, or the first shard.
+
+    Raises
+    ------
+    FileError
+        A file is missing or cannot be read.
+    FormatError
+        A file is not GGUF or is damaged; shards are missing or do not belong together; ``path`` is not the
+        first one.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.paths: list[Path] = []
+        self.tensors: list[GGUFTensor] = []
+        self._files: list[GGUFFile] = []
+        self._fds: list[int] = []
+        try:
+            self._open(Path(path))
+            self._open_other_shards(Path(path))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Decoded metadata, of the first shard."""
+        return self._files[0].metadata
+
+    @property
+    def kvs(self) -> Sequence[KV]:
+        """Encoded metadata, of the first shard."""
+        return self._files[0].kvs
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+        for fd in self._fds:
+            os.close(fd)
+        self._files, self._fds = [], []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self, path: Path) -> GGUFFile:
+        file = GGUFFile(path)
+        self._files.append(file)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise FileError(f"cannot read {path}: {error.strerror}") from error
+        self._fds.append(fd)
+        self.paths.append(path)
+        self.tensors += [GGUFTensor(info, path, fd) for info in file.tensors]
+        return file
+
+    def _open_other_shards(self, path: Path) -> None:
+        count = self.metadata.get(_SPLIT_COUNT, 0)
+        if count <= 1:
+            return
+        name = SHARD_NAME.match(path.name)
+        if not name or int(name["count"]) != count:
+            raise FormatError(
+                f"{path}: one of {count} shards, but its name does not end in -00001-of-{count:05}.gguf; "
+                "give all shards their names back"
+            )
+        paths = [path.with_name(f"{name['stem']}-{i + 1:05}-of-{count:05}.gguf") for i in range(count)]
+        if self.metadata.get(_SPLIT_NUMBER) != 0:
+            raise FormatError(f"{path}: not the first of {count} shards; give the first one, {paths[0].name}")
+        for number, shard in enumerate(paths[1:], 1):
+            found = self._open(shard).metadata.get(_SPLIT_NUMBER)
+            if found != number:
+                raise FormatError(
+                    f"{shard}: {_SPLIT_NUMBER} is {found}, expected {number}; the shards were renamed"
+                )
+        self._check_shards(path)
+
+    def _check_shards(self, path: Path) -> None:
+        expected = self.metadata.get(_SPLIT_TENSORS)
+        if expected != len(self.tensors):
+            raise FormatError(
+                f"{path}: {_SPLIT_TENSORS} is {expected}, but the shards hold {len(self.tensors)} tensors; "
+                "they belong to different models"
+            )
+        seen: set[str] = set()
+        for tensor in self.tensors:
+            if tensor.name in seen:
+                raise FormatError(f"{path}: tensor '{tensor.name}' is in more than one shard")
+            seen.add(tensor.name)
