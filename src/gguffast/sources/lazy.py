@@ -1,8 +1,9 @@
 """Tensors that are shapes until somebody asks for rows, and the few ways to make one out of others.
 
-A `LazyTensor` is read as the engine reads: a range of rows of its 2-D view (all axes but the last flattened).
-Leaves hand out views of memory-mapped files; combinators map a row range of the result to row ranges of their
-inputs, so a chain of them streams. Whole tensors are only ever in memory where rows mix (`transpose`).
+A `LazyTensor` is read as the engine reads: a range of rows of its 2-D view (all axes but the last
+flattened). Leaves hand out views of memory-mapped files; combinators map a row range of the result to row
+ranges of their inputs, so a chain of them streams. Whole tensors are only ever in memory where rows mix
+(`transpose`).
 """
 
 from __future__ import annotations
@@ -103,8 +104,8 @@ class LazyTensor(ABC):
         Returns
         -------
         memoryview
-            Exactly ``count * row_bytes`` bytes (format ``B``): the start of ``into``, or memory of the tensor's
-            own that stays valid as long as the view. Threads may call this at the same time.
+            Exactly ``count * row_bytes`` bytes (format ``B``): the start of ``into``, or memory of its own
+            that stays valid as long as the view. Threads may call this at the same time.
         """
 
     def numpy(self) -> NDArray[Any]:
@@ -135,7 +136,7 @@ def as_bytes(array: NDArray[Any]) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-# --- Number formats -----------------------------------------------------------------------------------------
+# --- Number formats ---------------------------------------------------------------------------------------
 
 
 def _float8_values(mantissa_bits: int, bias: int) -> NDArray[np.float32]:
@@ -170,7 +171,7 @@ def to_float32(array: NDArray[Any], dtype: DType) -> NDArray[np.float32]:
         bits = array.astype(np.uint32) << np.uint32(16)
         return bits.view(np.float32)
     if dtype in FLOAT8_VALUES:
-        return FLOAT8_VALUES[dtype][array]
+        return FLOAT8_VALUES[dtype].take(array)
     # An F64 beyond float32 becomes infinity, which the engine reports with the tensor's name.
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
@@ -189,7 +190,7 @@ def to_bfloat16(array: NDArray[np.float32], out: NDArray[np.uint16]) -> None:
     np.copyto(out, bits.view(np.uint16).reshape(*bits.shape[:-1], -1, 2)[..., 1])
 
 
-# --- Leaves -------------------------------------------------------------------------------------------------
+# --- Leaves -----------------------------------------------------------------------------------------------
 
 
 class StoredTensor(LazyTensor):
@@ -216,7 +217,7 @@ def from_array(name: str, array: NDArray[Any]) -> StoredTensor:
     return StoredTensor(name, array.shape, dtype, as_bytes(array))
 
 
-# --- Combinators --------------------------------------------------------------------------------------------
+# --- Combinators ------------------------------------------------------------------------------------------
 
 
 class _Widened(LazyTensor):
@@ -277,8 +278,8 @@ class _Permuted(LazyTensor):
         source = self._order[row // self._unit] * self._unit + row % self._unit
         out = as_array(into, self.dtype, (count, self.n_columns))
         low, high = int(source.min()), int(source.max()) + 1
-        # Rows move inside a head, so the sources of a chunk are a range little longer than the chunk: one read,
-        # one gather. An order that jumps further is read row by row, to keep the memory bounded.
+        # Rows move inside a head, so the sources of a chunk are a range little longer than the chunk: one
+        # read, one gather. An order that jumps further is read row by row, to keep the memory bounded.
         if high - low <= 2 * count + 1024:
             np.take(self._tensor.rows(low, high - low), source - low, axis=0, out=out, mode="clip")
         else:
@@ -360,9 +361,7 @@ def slice_rows(tensor: LazyTensor, start: int, stop: int) -> LazyTensor:
     """
     length = tensor.shape[0] if tensor.shape else 0
     if not 0 <= start <= stop <= length:
-        raise FormatError(
-            f"tensor {tensor.name}: shape {list(tensor.shape)} has no rows {start} to {stop} on its first axis"
-        )
+        raise FormatError(f"tensor {tensor.name}: shape {list(tensor.shape)} has no rows {start} to {stop}")
     if len(tensor.shape) == 1:
         return reshape(_Sliced(reshape(tensor, (length, 1)), start, stop), (stop - start,))
     return _Sliced(tensor, start, stop)
@@ -442,7 +441,7 @@ def _shapes_differ(first: LazyTensor, other: LazyTensor) -> FormatError:
     )
 
 
-# --- For the engine -----------------------------------------------------------------------------------------
+# --- For the engine ---------------------------------------------------------------------------------------
 
 
 class NamedTensor(NamedTuple):
