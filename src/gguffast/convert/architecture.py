@@ -115,6 +115,7 @@ class Architecture:
 
 # Sizes
 
+
 def size(key: str, times: int = 1) -> Size:
     """A size that stands in the configuration."""
     return lambda h: h.integer(key) * times
@@ -154,6 +155,7 @@ VOCABULARY = size("vocab_size")
 
 
 # Tensor rules
+
 
 def linear(name: str, rows: Size, columns: Size, *, bias: bool = False) -> Rule:
     """A matrix, written as it is."""
@@ -209,6 +211,7 @@ FEED_FORWARD_BLOCK = gated_feed_forward("model.layers.{i}.mlp")
 
 
 # Metadata keys
+
 
 def uint(name: str, value: str | Callable[[Hparams], int | None], *, minimum: int = 0) -> Key:
     """An unsigned 32-bit key from a configuration value, or from the hyperparameters; left out if that is null."""
@@ -346,6 +349,7 @@ def base_keys(*experts: Key) -> tuple[Key, ...]:
 
 # Tensors that come from the configuration
 
+
 def llama3_rope(h: Hparams) -> Iterator[Generated]:
     """Llama 3's frequency factors: 1 for short waves, `factor` for long ones, a blend in between (float32 throughout)."""
     if str(h.rope.get("rope_type") or "").lower() != "llama3":
@@ -357,12 +361,16 @@ def llama3_rope(h: Hparams) -> Iterator[Generated]:
     low, high = h.rope_number("low_freq_factor", 1.0), h.rope_number("high_freq_factor", 4.0)
     context = h.rope_number("original_max_position_embeddings", 8192.0)
     if min(theta, factor, low) <= 0 or high <= low:
-        raise FormatError(f"{h.path}: rope_scaling: factors must be positive, and high_freq_factor above low_freq_factor")
+        raise FormatError(
+            f"{h.path}: rope_scaling: factors must be positive, and high_freq_factor above low_freq_factor"
+        )
     f32 = np.float32
     exponents = np.arange(0, width, 2, dtype=f32) / f32(width)
     frequencies = f32(1) / np.power(theta, exponents.astype(np.float64)).astype(f32)
     waves = f32(2 * math.pi) / frequencies
     smooth = (f32(context) / waves - f32(low)) / f32(high - low)
     blend = f32(1) / ((f32(1) - smooth) / f32(factor) + smooth)
-    values = np.where(waves < f32(context / high), f32(1), np.where(waves > f32(context / low), f32(factor), blend))
+    values = np.where(
+        waves < f32(context / high), f32(1), np.where(waves > f32(context / low), f32(factor), blend)
+    )
     yield Generated("rope_freqs.weight", values.astype(f32))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not folder.is_dir():
-        raise FileError(f"{folder}: not a folder; expected a Hugging Face checkpoint (config.json and weights)")
+        raise FileError(
+            f"{folder}: not a folder; expected a Hugging Face checkpoint (config.json and weights)"
+        )
     if not path.is_file():
         raise FileError(f"{folder}: no config.json; expected a folder with a Hugging Face checkpoint")
     config = read_json(path)
@@ -75,7 +77,9 @@ def class_name(config: Mapping[str, Any], path: Path) -> str:
     """
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise FormatError(f'{path}: no "architectures": the model class is unknown; is this a whole checkpoint?')
+        raise FormatError(
+            f'{path}: no "architectures": the model class is unknown; is this a whole checkpoint?'
+        )
     return names[0]
 
 
@@ -89,12 +93,16 @@ class Hparams:
     defaults : mapping of str to value or callable
         Class defaults. A plain value fills a missing key; a callable (given the hyperparameters) fills a missing
         or null one.
+    ignored : sequence of str
+        Keys that the class does not look at.
     path : Path
         The file, for messages.
     """
 
-    def __init__(self, config: Mapping[str, Any], defaults: Mapping[str, Default], path: Path) -> None:
-        self._values = dict(config)
+    def __init__(
+        self, config: Mapping[str, Any], defaults: Mapping[str, Default], ignored: Sequence[str], path: Path
+    ) -> None:
+        self._values = {key: value for key, value in config.items() if key not in ignored}
         self.path = path
         for key, default in defaults.items():
             if callable(default):
@@ -103,6 +111,11 @@ class Hparams:
             else:
                 self._values.setdefault(key, default)
         self.rope = self._rope()
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """All values, the class defaults among them."""
+        return self._values
 
     def get(self, key: str) -> Any:
         """Return the value, or None if it is missing or null."""

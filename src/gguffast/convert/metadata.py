@@ -72,8 +72,14 @@ class General:
 
         m = self._metadata
         if encoding is None:
-            return gguf.naming_convention(m.name, m.basename, m.finetune, m.version, None, None, "vocab") + ".gguf"
-        return gguf.naming_convention(m.name, m.basename, m.finetune, m.version, m.size_label, encoding) + ".gguf"
+            return (
+                gguf.naming_convention(m.name, m.basename, m.finetune, m.version, None, None, "vocab")
+                + ".gguf"
+            )
+        return (
+            gguf.naming_convention(m.name, m.basename, m.finetune, m.version, m.size_label, encoding)
+            + ".gguf"
+        )
 
 
 def read_general(
@@ -107,7 +113,9 @@ def read_general(
         import gguf
         import yaml
     except ImportError as error:
-        raise OptionError(f"converting needs the package {error.name!r}: pip install 'gguffast[convert]'") from error
+        raise OptionError(
+            f"converting needs the package {error.name!r}: pip install 'gguffast[convert]'"
+        ) from error
     try:
         found = gguf.Metadata.load(override, folder, model_name, weights.total)
         _repetition_penalty(found, folder, override)
@@ -119,7 +127,9 @@ def read_general(
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 2}" if mark else ""
-        raise FormatError(f"{folder / 'README.md'}{line}: the head of the model card is not valid YAML; mend it") from error
+        raise FormatError(
+            f"{folder / 'README.md'}{line}: the head of the model card is not valid YAML; mend it"
+        ) from error
     except (AttributeError, KeyError, OptionError, TypeError, ValueError) as error:
         raise FormatError(
             f"{folder}: the model card (README.md) or --metadata has a value of an unexpected kind ({error}); mend it"

@@ -210,6 +210,11 @@ def _split(tensor: LazyTensor, parts: int) -> list[LazyTensor]:
     height = rows // parts
     bands = reshape(tensor, (count * parts, height, columns))
     return [
-        stack([reshape(slice_rows(bands, e * parts + p, e * parts + p + 1), (height, columns)) for e in range(count)])
+        stack(
+            [
+                reshape(slice_rows(bands, e * parts + p, e * parts + p + 1), (height, columns))
+                for e in range(count)
+            ]
+        )
         for p in range(parts)
     ]

@@ -135,7 +135,10 @@ ARCHITECTURES = (
             "num_attention_heads": 16,
             "num_key_value_heads": 16,
         },
-        tensors={**_COMMON, "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.ffn_norm", plus_one=True)},
+        tensors={
+            **_COMMON,
+            "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.ffn_norm", plus_one=True),
+        },
         keys=_KEYS,
         vocabulary=_gemma_vocabulary,
     ),

@@ -72,7 +72,11 @@ def _long_rope(h: Hparams) -> Iterator[Generated]:
     n = _rope_dimensions(h) // 2
     for kind in ("long", "short"):
         factors = h.rope.get(f"{kind}_factor")
-        if not isinstance(factors, list) or len(factors) != n or not all(type(x) in (int, float) for x in factors):
+        if (
+            not isinstance(factors, list)
+            or len(factors) != n
+            or not all(type(x) in (int, float) for x in factors)
+        ):
             raise FormatError(f"{h.path}: rope_scaling.{kind}_factor: expected a list of {n} numbers")
         yield Generated(f"rope_factors_{kind}.weight", np.array(factors, np.float32))
 
@@ -108,7 +112,9 @@ ARCHITECTURES = (
             **NORMS,
             "model.layers.{i}.self_attn.qkv_proj": linear("blk.{i}.attn_qkv", _joined_width, HIDDEN),
             "model.layers.{i}.self_attn.o_proj": linear("blk.{i}.attn_output", HIDDEN, query_width),
-            "model.layers.{i}.mlp.gate_up_proj": linear("blk.{i}.ffn_up", size("intermediate_size", 2), HIDDEN),
+            "model.layers.{i}.mlp.gate_up_proj": linear(
+                "blk.{i}.ffn_up", size("intermediate_size", 2), HIDDEN
+            ),
             "model.layers.{i}.mlp.down_proj": linear("blk.{i}.ffn_down", HIDDEN, FEED_FORWARD),
         },
         early_keys=(real("{arch}.rope.scaling.attn_factor", _attention_factor),),
