@@ -69,8 +69,8 @@ _KEYS = (
 _SLIDING_WINDOW = uint("{arch}.attention.sliding_window", "sliding_window")
 _FINAL_SOFTCAP = real("{arch}.final_logit_softcapping", "final_logit_softcapping", unless_zero=True)
 
-# Code Gemma's infilling tokens; they stand in no file.
-_CODE_GEMMA = (("prefix", 67), ("suffix", 69), ("middle", 68), ("fsep", 70), ("eot", 107))
+# Code Gemma's end of a turn, which every Gemma file gets; it stands in no file of the checkpoint.
+_CODE_GEMMA = (("eot", 107),)
 
 
 def _gemma_vocabulary(h: Hparams) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from gguffast.convert.architecture import (
 from gguffast.convert.hparams import Hparams
 from gguffast.convert.vocab import LLAMA_KINDS
 
-# Code Llama's infilling tokens stand in no file; its vocabulary is known by its size.
-_CODE_LLAMA = (("prefix", 32007), ("suffix", 32008), ("middle", 32009), ("eot", 32010))
+# Code Llama's end of an infilling stands in no file; its vocabulary is known by its size.
+_CODE_LLAMA = (("eot", 32010),)
 
 
 def llama_vocabulary(h: Hparams) -> dict[str, Any]:
