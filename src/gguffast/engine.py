@@ -205,7 +205,8 @@ def _buffers(tensors: Sequence[PlannedTensor]) -> tuple[memoryview, memoryview]:
 def _importance(target: Target, row: int) -> NDArray[np.float32] | None:
     if target.importance is None:
         return None
-    return target.importance[row // target.source.ne[1]]
+    expert: NDArray[np.float32] = target.importance[row // target.source.ne[1]]
+    return expert
 
 
 def bad_row(status: int, name: str, type_: GGMLQuantizationType, row: int) -> DataError:

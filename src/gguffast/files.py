@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from pathlib import Path
 from types import TracebackType
@@ -88,7 +87,7 @@ class OutputFile:
         self.path = path
         self.size = size
         self._target = _target(path)
-        self._temp = self._target.parent / f".gguffast-{secrets.token_hex(8)}.tmp"
+        self._temp = self._target.parent / f".gguffast-{os.urandom(8).hex()}.tmp"
         self._fd = -1
 
     def __enter__(self) -> Self:

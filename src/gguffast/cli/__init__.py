@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -44,6 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(args)
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose epilog is made when the help is printed, because making it takes imports."""
+
+    make_epilog: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        """Give the text of ``--help``."""
+        if self.make_epilog:
+            self.epilog = self.make_epilog()
+        return super().format_help()
+
+
 def one_line(text: object) -> str:
     """Escape line breaks and terminal control codes, which a file's name or metadata may hold."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
@@ -57,7 +69,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"gguffast {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     for name in COMMANDS:
         module = importlib.import_module(f"gguffast.cli.{name}")
         module.add_parser(commands)

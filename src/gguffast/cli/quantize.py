@@ -12,24 +12,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gguffast.errors import Interrupted, OptionError
 
 if TYPE_CHECKING:
+    from gguffast.cli import CommandParser
     from gguffast.quantizer import Result
 
 _USAGE = "gguffast quantize [options] INPUT.gguf [OUTPUT.gguf] TYPE [THREADS]"
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
     """Declare the command and its options."""
-    from gguffast.recipe import ALIASES, FILE_TYPES
-
     parser = commands.add_parser(
         "quantize",
         help="quantize a GGUF file",
         description="Quantize a GGUF file. The output equals llama-quantize's, byte for byte.",
         usage=_USAGE,
-        epilog=f"Types (any case, or llama.cpp's number): {', '.join(FILE_TYPES)}; "
-        f"{', '.join(f'{alias} is {name}' for alias, name in ALIASES.items())}.",
         allow_abbrev=False,
     )
+    parser.make_epilog = _epilog
     add = parser.add_argument
     add("input", metavar="INPUT.gguf", help="the model; of a split one the first shard")
     add(
@@ -86,6 +84,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--force", action="store_true", help="overwrite OUTPUT if it exists")
     add("--quiet", action="store_true", help="print nothing but errors")
     add("--json", action="store_true", help="print one JSON object as the summary")
+
+
+def _epilog() -> str:
+    from gguffast.recipe import ALIASES, FILE_TYPES
+
+    aliases = ", ".join(f"{alias} is {name}" for alias, name in ALIASES.items())
+    return f"Types, in any case or by llama.cpp's number: {', '.join(FILE_TYPES)}; {aliases}."
 
 
 class _TensorTypes(argparse.Action):

@@ -1,0 +1,44 @@
+"""Inputs that several test modules share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gguffast
+from gguffast.cli.real_model import real_model as fetch_real_model
+from gguffast.errors import FileError
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """SmolLM2-135M-Instruct as Q4_1."""
+    try:
+        return fetch_real_model()
+    except FileError as error:
+        # Tests that need no network still run without one; where everything must run, nothing is skipped.
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def real_model_f16(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as F16, as the reference's requantization has it."""
+    path = tmp_path_factory.mktemp("real") / "smollm2-f16.gguf"
+    gguffast.quantize(real_model, path, "F16", allow_requantize=True)
+    return path
+
+
+@pytest.fixture(params=gguffast.targets())
+def target(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this machine has."""
+    before = gguffast.target()
+    gguffast.set_target(request.param)
+    yield request.param
+    gguffast.set_target(before)
