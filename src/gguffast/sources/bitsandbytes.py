@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gguffast.errors import FormatError
-from gguffast.sources.lazy import DType, LazyTensor, as_array, as_bytes, to_bfloat16
+from gguffast.sources.lazy import DType, LazyTensor, as_array, as_bytes, round_to
 from gguffast.sources.mapped import quote
 
 if TYPE_CHECKING:
@@ -140,8 +140,6 @@ class _Scales(NamedTuple):
         else:
             outer = self.outer[np.arange(first, stop) // self.block]
             scales = self.levels[self.stored[first:stop]] * outer + np.float32(self.offset)
-        # One sort of NaN, so that rounding cannot turn it into a number.
-        scales[np.isnan(scales)] = np.nan
         return scales[:, None]
 
 
@@ -178,15 +176,8 @@ class _FourBit(LazyTensor):
             codes = np.pad(codes, (0, (stop - first) * half - len(codes)))
         values = self._pairs.take(codes).view(np.float32).reshape(out.shape)
         with np.errstate(all="ignore"):
-            _store(np.multiply(values, self._scales.read(first, stop), out=values), self.dtype, out)
-
-
-def _store(values: NDArray[np.float32], dtype: DType, out: NDArray[Any]) -> None:
-    """Round to the number format; the values are lost."""
-    if dtype is DType.BF16:
-        to_bfloat16(values, out)
-    else:
-        np.copyto(out, values, casting="same_kind")
+            values *= self._scales.read(first, stop)
+        round_to(self.dtype, values, out)
 
 
 # --- 8 bits -----------------------------------------------------------------------------------------------
@@ -225,5 +216,5 @@ class _Int8(LazyTensor):
                 # In this order, and by a constant that is rounded: as bitsandbytes' int8_vectorwise_dequant.
                 values *= scales
                 values *= np.float32(1 / 127)
-                _store(values, self.dtype, out[row : row + n])
+            round_to(self.dtype, values, out[row : row + n])
         return into[: count * self.row_bytes]

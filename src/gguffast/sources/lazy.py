@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gguffast import _core
 from gguffast.errors import FormatError
+from gguffast.types import GGMLQuantizationType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from gguffast.types import GGMLQuantizationType
 
     Elementwise = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -166,28 +166,30 @@ FLOAT8_VALUES = {DType.F8_E4M3: _e4m3_values(), DType.F8_E5M2: _e5m2_values()}
 
 
 def to_float32(array: NDArray[Any], dtype: DType) -> NDArray[np.float32]:
-    """Widen (or round: F64, large integers) numbers of ``dtype`` to float32, as PyTorch's ``float()``."""
-    if dtype is DType.BF16:
-        bits = array.astype(np.uint32) << np.uint32(16)
-        return bits.view(np.float32)
+    """Widen (or round: F64, large integers) numbers to float32, as PyTorch's ``float()``."""
     if dtype in FLOAT8_VALUES:
         return FLOAT8_VALUES[dtype].take(array)
+    if dtype in (DType.BF16, DType.F16) and array.size:
+        values = np.empty(array.shape, np.float32)
+        _core.dequantize(GGMLQuantizationType[dtype.name], np.ascontiguousarray(array), values)
+        return values
     # An F64 beyond float32 becomes infinity, which the engine reports with the tensor's name.
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
 
 
-def to_bfloat16(array: NDArray[np.float32], out: NDArray[np.uint16]) -> None:
-    """Round float32 to the nearest bfloat16 (ties to even) into ``out``; a NaN must be the canonical one.
-
-    ``array`` is used as scratch: its values are lost.
-    """
-    bits = array.view(np.uint32)
-    odd = bits >> np.uint32(16)
-    odd &= np.uint32(1)
-    odd += np.uint32(0x7FFF)
-    bits += odd
-    np.copyto(out, bits.view(np.uint16).reshape(*bits.shape[:-1], -1, 2)[..., 1])
+def round_to(dtype: DType, values: NDArray[np.float32], out: NDArray[Any]) -> None:
+    """Round float32 to F32, F16 or BF16 (nearest, ties to even); both arrays contiguous and of one size."""
+    status = 0
+    if values.size:
+        type_ = GGMLQuantizationType[dtype.name]
+        status, _ = _core.recode(GGMLQuantizationType.F32, values, type_, out, values.size)
+    if status:
+        # The core stops at NaN or infinity. They must reach the engine, which reports their row: cutting bits
+        # off keeps them.
+        with np.errstate(all="ignore"):
+            halves = values.view(np.uint32) >> np.uint32(16)
+            np.copyto(out, halves if dtype is DType.BF16 else values, casting="unsafe")
 
 
 # --- Leaves -----------------------------------------------------------------------------------------------
@@ -237,8 +239,9 @@ class _Mapped(LazyTensor):
 
     def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
         values = self._function(to_float32(self._tensor.rows(first, count), self._tensor.dtype))
-        with np.errstate(over="ignore"):
-            return as_bytes(values.astype(self.dtype.storage))
+        out = as_array(into, self.dtype, values.shape)
+        round_to(self.dtype, values, out)
+        return into[: count * self.row_bytes]
 
 
 class _Reshaped(LazyTensor):
@@ -457,8 +460,6 @@ class NamedTensor(NamedTuple):
 
 def as_source(name: str, tensor: LazyTensor) -> NamedTensor:
     """Name a tensor for the engine; formats that it does not read become F32."""
-    from gguffast.types import GGMLQuantizationType
-
     tensor = widen(tensor)
     type_ = GGMLQuantizationType[tensor.dtype.name]
     return NamedTensor(name, tensor.shape[::-1], type_, tensor.n_rows, tensor.row_bytes, tensor.read_rows)
