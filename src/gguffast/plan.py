@@ -74,7 +74,7 @@ class Plan:
 def make_plan(kvs: Sequence[KV], targets: Iterable[Target], *, keep_dims: bool = False) -> Plan:
     """Lay out a GGUF file.
 
-    llama.cpp drops dimensions of 1 at a shape's end, as this does; the reference converter (`keep_dims`) does not.
+    llama.cpp drops dimensions of 1 at a shape's end, as this does; its converter (`keep_dims`) does not.
 
     Every tensor is padded to the alignment, the last one too, as llama.cpp does. The alignment is the one
     that ``kvs`` states, 32 without a statement. (llama-quantize keeps such a statement but aligns to 32 all

@@ -1,7 +1,7 @@
 """The small language in which a model family is declared: tensor rules and metadata keys.
 
-An architecture file (see ``architectures/``) says which Hugging Face classes it covers, what each of their tensors
-is called in GGUF and which shape it has, and which configuration values become which metadata keys.
+An architecture file (see ``architectures/``) says which Hugging Face classes it covers, what each of their
+tensors is called in GGUF and which shape it has, and which configuration values become which metadata keys.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Architecture:
     name : str
         ``general.architecture``.
     tensors : mapping of str to Rule or None
-        By Hugging Face name without ``.weight``; ``{i}`` stands for the layer, ``{e}`` for the expert (experts are
-        stacked in the order of their numbers). None: known, and left out.
+        By Hugging Face name without ``.weight``; ``{i}`` stands for the layer, ``{e}`` for the expert. Experts
+        are stacked in the order of their numbers. None: known, and left out.
     keys : sequence of Key
         Metadata from ``general.type`` on, in file order.
     defaults : mapping
@@ -117,12 +117,12 @@ class Architecture:
 
 
 def size(key: str, times: int = 1) -> Size:
-    """A size that stands in the configuration."""
+    """Take a size from the configuration."""
     return lambda h: h.integer(key) * times
 
 
 def one(h: Hparams) -> int:
-    """The size 1."""
+    """Be the size 1."""
     return 1
 
 
@@ -158,17 +158,17 @@ VOCABULARY = size("vocab_size")
 
 
 def linear(name: str, rows: Size, columns: Size, *, bias: bool = False) -> Rule:
-    """A matrix, written as it is."""
+    """Declare a matrix that is written as it is."""
     return Rule(name, (rows, columns), bias=bias)
 
 
 def permuted(name: str, rows: Size, columns: Size, heads: Size) -> Rule:
-    """A query or key projection whose rows go from half-split to interleaved rotary order, head by head."""
+    """Declare a query or key projection, whose rows go from half-split to interleaved rotary order."""
     return Rule(name, (rows, columns), heads=heads)
 
 
 def norm(name: str, width: Size = HIDDEN, *, plus_one: bool = False) -> Rule:
-    """A vector of norm weights."""
+    """Declare a vector of norm weights."""
     return Rule(name, (width,), plus_one=plus_one)
 
 
@@ -199,7 +199,7 @@ HEAD_NORMS = {
 
 
 def gated_feed_forward(prefix: str, suffix: str = "", width: Size = FEED_FORWARD) -> dict[str, Rule]:
-    """The three matrices of a gated feed-forward block below `prefix`; `suffix` ends their GGUF names."""
+    """Declare the matrices of a gated feed-forward block below `prefix`; `suffix` ends their GGUF names."""
     return {
         f"{prefix}.gate_proj": linear(f"blk.{{i}}.ffn_gate{suffix}", width, HIDDEN),
         f"{prefix}.up_proj": linear(f"blk.{{i}}.ffn_up{suffix}", width, HIDDEN),
@@ -213,15 +213,12 @@ FEED_FORWARD_BLOCK = gated_feed_forward("model.layers.{i}.mlp")
 # Metadata keys
 
 
-def uint(name: str, value: str | Callable[[Hparams], int | None], *, minimum: int = 0) -> Key:
-    """An unsigned 32-bit key from a configuration value, or from the hyperparameters; left out if that is null."""
+def uint(name: str, value: str | Callable[[Hparams], int | None]) -> Key:
+    """Declare an unsigned 32-bit key: a configuration value, or made from several; null leaves it out."""
 
     def key(facts: Facts) -> Iterator[KV]:
         h = facts.hparams
-        if isinstance(value, str):
-            number = None if h.get(value) is None else h.integer(value, minimum)
-        else:
-            number = value(h)
+        number = _integer(h, value) if isinstance(value, str) else value(h)
         if number is not None:
             yield kv(name.format(arch=facts.name), number, GGUFValueType.UINT32)
 
@@ -229,27 +226,23 @@ def uint(name: str, value: str | Callable[[Hparams], int | None], *, minimum: in
 
 
 def real(name: str, value: str | Callable[[Hparams], float | None], *, unless_zero: bool = False) -> Key:
-    """A float32 key, likewise."""
+    """Declare a float32 key, likewise."""
 
     def key(facts: Facts) -> Iterator[KV]:
         h = facts.hparams
-        if isinstance(value, str):
-            number = None if h.get(value) is None else h.number(value)
-        else:
-            number = value(h)
+        number = _number(h, value) if isinstance(value, str) else value(h)
         if number is not None and not (unless_zero and number == 0):
             yield kv(name.format(arch=facts.name), number, GGUFValueType.FLOAT32)
 
     return key
 
 
-def constant(name: str, value: bool | int, type: GGUFValueType) -> Key:
-    """A key that is the same for every model of the family."""
+def _integer(h: Hparams, key: str) -> int | None:
+    return None if h.get(key) is None else h.integer(key, 0)
 
-    def key(facts: Facts) -> Iterator[KV]:
-        yield kv(name.format(arch=facts.name), value, type)
 
-    return key
+def _number(h: Hparams, key: str) -> float | None:
+    return None if h.get(key) is None else h.number(key)
 
 
 def file_type(facts: Facts) -> Iterator[KV]:
@@ -282,7 +275,7 @@ def rope_scaling(facts: Facts) -> Iterator[KV]:
         return
     if kind not in ("linear", "yarn"):
         raise OptionError(
-            f'{h.path}: rope type "{kind}" is not supported; known: default, linear, yarn, longrope, llama3, dynamic'
+            f'{h.path}: rope type "{kind}" is not supported; known: linear, yarn, longrope, llama3, dynamic'
         )
     yield kv(f"{prefix}.type", kind, GGUFValueType.STRING)
     yield kv(f"{prefix}.factor", h.rope_number("factor"), GGUFValueType.FLOAT32)
@@ -297,12 +290,12 @@ def rope_scaling(facts: Facts) -> Iterator[KV]:
 
 
 def rope_theta(h: Hparams) -> float | None:
-    """Base frequency of the rotary embedding."""
+    """Give the base frequency of the rotary embedding."""
     return None if h.rope.get("rope_theta") is None else h.rope_number("rope_theta")
 
 
 def rope_theta_local(h: Hparams) -> float | None:
-    """Base frequency in sliding-window layers."""
+    """Give the base frequency in sliding-window layers."""
     value: Any = h.rope_theta_local
     return None if value is None else float(value)
 
@@ -327,7 +320,7 @@ def expert_keys(experts: Size) -> tuple[Key, Key]:
 
 
 def base_keys(*experts: Key) -> tuple[Key, ...]:
-    """The block of keys that most families share, with those about experts in their place."""
+    """Give the block of keys that most families share, with those about experts in their place."""
     return (
         BLOCK_COUNT,
         CONTEXT_LENGTH,
@@ -351,7 +344,7 @@ def base_keys(*experts: Key) -> tuple[Key, ...]:
 
 
 def llama3_rope(h: Hparams) -> Iterator[Generated]:
-    """Llama 3's frequency factors: 1 for short waves, `factor` for long ones, a blend in between (float32 throughout)."""
+    """Make Llama 3's frequency factors: 1 for short waves, `factor` for long ones, a blend in between."""
     if str(h.rope.get("rope_type") or "").lower() != "llama3":
         return
     import numpy as np
@@ -362,7 +355,7 @@ def llama3_rope(h: Hparams) -> Iterator[Generated]:
     context = h.rope_number("original_max_position_embeddings", 8192.0)
     if min(theta, factor, low) <= 0 or high <= low:
         raise FormatError(
-            f"{h.path}: rope_scaling: factors must be positive, and high_freq_factor above low_freq_factor"
+            f"{h.path}: rope_scaling: factors must be positive, high_freq_factor above low_freq_factor"
         )
     f32 = np.float32
     exponents = np.arange(0, width, 2, dtype=f32) / f32(width)

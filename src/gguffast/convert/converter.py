@@ -1,4 +1,4 @@
-"""Hugging Face checkpoint in, GGUF out: the reference converter's file, or its quantized form in the same pass."""
+"""Hugging Face checkpoint in, GGUF out: the reference converter's file, or that quantized in one pass."""
 
 from __future__ import annotations
 
@@ -66,20 +66,20 @@ def convert(
 ) -> Result:
     """Convert a Hugging Face checkpoint to GGUF, quantized on the way if asked for.
 
-    One pass over the checkpoint: nothing lies in between, and no code of the checkpoint is executed. The file equals
-    that of llama.cpp's ``convert_hf_to_gguf.py``; a quantized one equals what llama-quantize makes of its ``auto`` file.
-    It appears under its name when it is complete; an error or Ctrl-C leaves nothing behind.
+    One pass over the checkpoint: nothing lies in between, and no code of the checkpoint is executed. The file
+    equals that of llama.cpp's ``convert_hf_to_gguf.py``; a quantized one equals what llama-quantize makes of
+    its ``auto`` file. It appears under its name when it is complete; an error or Ctrl-C leaves nothing.
 
     Parameters
     ----------
     src : path-like
         Folder of the checkpoint: config.json, weights (safetensors or PyTorch), tokenizer.
     dst : path-like or None
-        The output; ``{ftype}`` in its name becomes the type. A folder, or None for the checkpoint's own folder, gets a
-        file named by the GGUF naming convention.
+        The output; ``{ftype}`` in its name becomes the type. A folder, or None for the checkpoint's own one,
+        gets a file named by the GGUF naming convention.
     outtype : str, int or LlamaFileType
-        ``"f32"``, ``"f16"``, ``"bf16"``, ``"q8_0"``; ``"auto"``, the 16-bit type that the weights have; or any file type
-        that :func:`gguffast.quantize` knows.
+        ``"f32"``, ``"f16"``, ``"bf16"``, ``"q8_0"``; ``"auto"``, the 16-bit type of the weights; or any file
+        type that :func:`gguffast.quantize` knows.
     model_name : str, optional
         ``general.name``; otherwise the model card, the configuration or the folder's name says.
     metadata : path-like, optional
@@ -94,9 +94,10 @@ def convert(
         Most tensors in a file; 0 is no limit.
     threads, progress, force, dry_run
         As for :func:`gguffast.quantize`.
-    imatrix, leave_output_tensor, pure, output_tensor_type, token_embedding_type, tensor_types, include_weights, \
-    exclude_weights, override_kv
+    imatrix, leave_output_tensor, pure, output_tensor_type, token_embedding_type
         As for :func:`gguffast.quantize`; only for types other than the first five.
+    tensor_types, include_weights, exclude_weights, override_kv
+        Likewise.
 
     Returns
     -------
@@ -106,7 +107,7 @@ def convert(
     Raises
     ------
     OptionError
-        Arguments that do not exist or do not fit together; a model class or a pre-tokenizer that is not known.
+        Arguments that do not exist or do not fit together; a model class or pre-tokenizer that is not known.
     FormatError
         A file of the checkpoint is damaged, missing in a set, or disagrees with another one.
     DataError
@@ -194,7 +195,7 @@ class _Model:
         self.vocabulary: Vocab = load_vocab(
             folder, self.hparams.values, pre=pre, **self.architecture.vocabulary(self.hparams)
         )
-        self.paths: tuple[Path, ...] = ()
+        self.paths: list[Path] = []
         self.tensors: list[Mapped] = []
         self.auto = LlamaFileType.MOSTLY_F16
         if not vocab_only:
@@ -203,14 +204,14 @@ class _Model:
 
     def _map(self, checkpoint: Checkpoint) -> None:
         text = {name: tensor for name, tensor in checkpoint.tensors.items() if is_text(name)}
-        self.paths = checkpoint.parts
+        self.paths = list(checkpoint.parts)
         self.tensors = map_tensors(self.architecture, self.hparams, text, self.vocabulary.size)
         if guess_dtype(text.values()) is DType.BF16:
             self.auto = LlamaFileType.MOSTLY_BF16
         for name, tensor in self.tensors:
             if name == "token_embd.weight" and self.vocabulary.size > tensor.shape[0]:
                 raise FormatError(
-                    f"the tokenizer has {self.vocabulary.size} tokens, but the embedding only {tensor.shape[0]} rows"
+                    f"the tokenizer has {self.vocabulary.size} tokens, the embedding only {tensor.shape[0]} rows"
                 )
 
     def kvs(self, general: General, file_type: LlamaFileType) -> list[KV]:
@@ -243,7 +244,7 @@ def _make_job(
 
 
 def _choose(name: str, ne: tuple[int, ...], file_type: LlamaFileType) -> Choice:
-    """The reference converter's rule."""
+    """Choose as the reference converter does."""
     if len(ne) == 1 or not name.endswith(".weight") or name.endswith(_ALWAYS_F32):
         return Choice(GGMLQuantizationType.F32)
     wanted = _TENSOR_TYPES[file_type]
@@ -273,7 +274,7 @@ def _as_stored(name: str, tensor: LazyTensor, type_: GGMLQuantizationType) -> So
 
 
 class _Rounded:
-    """A tensor that is rounded to another float type when it is read: quantizing starts from what a file would hold."""
+    """A tensor rounded to another float type when it is read, to what the ``auto`` file would hold."""
 
     def __init__(self, source: SourceTensor, type_: GGMLQuantizationType) -> None:
         self._source = source
@@ -315,6 +316,4 @@ def fill_template(name: str, encoding: str | None) -> str:
     try:
         return name.format(low, ftype=low, outtype=low, FTYPE=up, OUTTYPE=up)
     except (AttributeError, IndexError, KeyError, ValueError) as error:
-        raise OptionError(
-            f"output name {name!r}: only {{ftype}} and {{FTYPE}} can stand in braces"
-        ) from error
+        raise OptionError(f"output name {name!r}: braces can hold {{ftype}} or {{FTYPE}} only") from error

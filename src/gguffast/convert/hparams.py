@@ -1,7 +1,7 @@
 """A checkpoint's ``config.json``, with the defaults that its class fills in.
 
-A key that the file leaves out is not absent: the Hugging Face class has a default for it, and the model was trained
-with that. Each architecture therefore declares the defaults that reach the output.
+A key that the file leaves out is not absent: the Hugging Face class has a default for it, and the model was
+trained with that. Each architecture therefore declares the defaults that reach the output.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not folder.is_dir():
-        raise FileError(
-            f"{folder}: not a folder; expected a Hugging Face checkpoint (config.json and weights)"
-        )
+        raise FileError(f"{folder}: not a folder; expected one with a Hugging Face checkpoint")
     if not path.is_file():
         raise FileError(f"{folder}: no config.json; expected a folder with a Hugging Face checkpoint")
     config = read_json(path)
@@ -78,7 +76,7 @@ def class_name(config: Mapping[str, Any], path: Path) -> str:
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise FormatError(
-            f'{path}: no "architectures": the model class is unknown; is this a whole checkpoint?'
+            f'{path}: no "architectures", so the model class is unknown; is this a whole checkpoint?'
         )
     return names[0]
 
@@ -91,8 +89,8 @@ class Hparams:
     config : mapping
         What :func:`read_config` returned.
     defaults : mapping of str to value or callable
-        Class defaults. A plain value fills a missing key; a callable (given the hyperparameters) fills a missing
-        or null one.
+        Class defaults. A plain value fills a missing key; a callable (given the hyperparameters) fills a
+        missing or null one.
     ignored : sequence of str
         Keys that the class does not look at.
     path : Path

@@ -1,6 +1,7 @@
 """``general.*`` metadata: what the model card, the configuration and the folder's name say about a model.
 
-The rules are those of the ``gguf`` package, which also fixes the keys' order; this module adds the checks around them.
+The rules are those of the ``gguf`` package, which also fixes the keys' order; this module adds the checks
+around them.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def read_general(
         _check_override(override)
     try:
         import gguf
-        import yaml
+        import yaml  # type: ignore[import-untyped]
     except ImportError as error:
         raise OptionError(
             f"converting needs the package {error.name!r}: pip install 'gguffast[convert]'"
@@ -132,7 +133,7 @@ def read_general(
         ) from error
     except (AttributeError, KeyError, OptionError, TypeError, ValueError) as error:
         raise FormatError(
-            f"{folder}: the model card (README.md) or --metadata has a value of an unexpected kind ({error}); mend it"
+            f"{folder}: the model card (README.md) or --metadata has a value of a wrong kind ({error}); mend it"
         ) from error
 
 

@@ -34,7 +34,7 @@ def parse_size(size: str | int) -> int:
 
 
 def split(targets: Sequence[Target], max_size: int, max_tensors: int) -> list[list[Target]]:
-    """Share tensors out in their order; 0 is no limit. A tensor larger than `max_size` gets a shard of its own."""
+    """Share tensors out in their order; 0 is no limit. One larger than `max_size` has a shard of its own."""
     shards: list[list[Target]] = [[]]
     size = 0
     for target in targets:

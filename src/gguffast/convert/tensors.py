@@ -1,4 +1,4 @@
-"""From a checkpoint's tensors to the GGUF file's: names, order, shapes and stacking, by an architecture's rules."""
+"""From a checkpoint's tensors to the GGUF file's, by a family's rules: names, order, shapes, stacks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Place(NamedTuple):
 
 
 def is_text(name: str) -> bool:
-    """True for a tensor of the text model."""
+    """Tell the tensors of the text model from the rest."""
     return not name.endswith(_DROPPED) and not _NOT_TEXT.search(name)
 
 
@@ -56,8 +56,8 @@ def map_tensors(
     architecture, hparams
         The rules, and the sizes.
     tensors : mapping of str to LazyTensor
-        The checkpoint, in the order in which the output shall stand. Stacked experts stand where the last of a
-        layer's experts is met.
+        The checkpoint, in the order in which the output shall stand. Stacked experts stand where the last of
+        a layer's experts is met.
     vocabulary : int
         Tokens that the tokenizer has.
 

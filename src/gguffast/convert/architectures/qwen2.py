@@ -45,7 +45,7 @@ EXPERT_TENSORS: dict[str, Rule | None] = {
 
 
 def qwen_vocabulary(h: Hparams) -> dict[str, Any]:
-    """A few of the first models came with a SentencePiece file."""
+    """Look for a SentencePiece file too: a few of the first models came with one."""
     return {"kinds": ("sentencepiece", "bpe")}
 
 
