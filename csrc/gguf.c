@@ -1,8 +1,8 @@
 /* GGUF headers: a parser that trusts nothing, and a writer.
  *
- * The format is described in docs/gguf.md of ggml.  What is refused follows gguf_init_from_file() of llama.cpp, with
- * one exception: that function wants every tensor to start where the one before it ends, in file order; here gaps and
- * any order are fine, as other writers leave them and gguf-py reads them. */
+ * The format is described in docs/gguf.md of ggml.  What is refused follows gguf_init_from_file() of llama.cpp,
+ * with one exception: that function wants every tensor to start where the one before it ends, in file order; here
+ * gaps and any order are fine, as other writers leave them and gguf-py reads them. */
 #include "gguffast.h"
 
 #include <stdlib.h>
@@ -145,16 +145,21 @@ static unsigned scalar_size(uint32_t type) {
     switch (type) {
     case GF_GGUF_UINT8:
     case GF_GGUF_INT8:
-    case GF_GGUF_BOOL: return 1;
+    case GF_GGUF_BOOL:
+        return 1;
     case GF_GGUF_UINT16:
-    case GF_GGUF_INT16: return 2;
+    case GF_GGUF_INT16:
+        return 2;
     case GF_GGUF_UINT32:
     case GF_GGUF_INT32:
-    case GF_GGUF_FLOAT32: return 4;
+    case GF_GGUF_FLOAT32:
+        return 4;
     case GF_GGUF_UINT64:
     case GF_GGUF_INT64:
-    case GF_GGUF_FLOAT64: return 8;
-    default: return 0;
+    case GF_GGUF_FLOAT64:
+        return 8;
+    default:
+        return 0;
     }
 }
 
@@ -228,6 +233,8 @@ static bool read_kvs(reader *r, uint64_t count, gf_gguf *out) {
 
 /* ---- tensors ------------------------------------------------------------------------------------------------ */
 
+/* `n_weights` counts as if there were no dimension of 0: tensors may be empty, but code that multiplies only some
+ * of the dimensions shall not overflow either. */
 static bool read_shape(reader *r, gf_gguf_tensor *t, uint64_t *n_weights) {
     const size_t start = r->pos;
     if (!read_u32(r, &t->n_dims)) return false;
@@ -238,11 +245,15 @@ static bool read_shape(reader *r, gf_gguf_tensor *t, uint64_t *n_weights) {
         if (d < t->n_dims && !read_u64(r, &ne)) return false;
         if (ne > INT64_MAX) return fail_at(r, r->pos - 8, GF_GGUF_NEGATIVE_DIM, ne, d);
         if (ne > 1 && product > INT64_MAX / ne) return fail_at(r, start, GF_GGUF_SHAPE_OVERFLOW, 0, 0);
-        product *= ne;
+        if (ne > 1) product *= ne;
         t->ne[d] = (int64_t)ne;
     }
     *n_weights = product;
     return true;
+}
+
+static bool is_empty(const gf_gguf_tensor *t) {
+    return t->ne[0] == 0 || t->ne[1] == 0 || t->ne[2] == 0 || t->ne[3] == 0;
 }
 
 static bool read_type(reader *r, gf_gguf_tensor *t, uint64_t n_weights) {
@@ -254,7 +265,7 @@ static bool read_type(reader *r, gf_gguf_tensor *t, uint64_t n_weights) {
         return fail_at(r, start, GF_GGUF_PARTIAL_BLOCK, (uint64_t)t->ne[0], info->block_size);
     const uint64_t n_blocks = n_weights / info->block_size;
     if (n_blocks > INT64_MAX / info->block_bytes) return fail_at(r, start, GF_GGUF_SHAPE_OVERFLOW, 0, 0);
-    t->nbytes = n_blocks * info->block_bytes;
+    t->nbytes = is_empty(t) ? 0 : n_blocks * info->block_bytes;
     return true;
 }
 
@@ -297,7 +308,8 @@ static bool place_tensor(reader *r, gf_gguf_tensor *t, const gf_gguf *out) {
     if (t->offset % out->alignment != 0)
         return fail_at(r, t->name.offset, GF_GGUF_MISALIGNED_TENSOR, t->offset, out->alignment);
     if (t->offset > room || t->nbytes > room - t->offset) {
-        const uint64_t start = t->offset > UINT64_MAX - out->data_offset ? UINT64_MAX : t->offset + out->data_offset;
+        const uint64_t start =
+            t->offset > UINT64_MAX - out->data_offset ? UINT64_MAX : t->offset + out->data_offset;
         const uint64_t end = t->nbytes > UINT64_MAX - start ? UINT64_MAX : start + t->nbytes;
         return fail_at(r, t->name.offset, GF_GGUF_TENSOR_PAST_END, end, r->size);
     }

@@ -51,7 +51,7 @@ WEIGHTS: dict[str, Callable[[np.random.Generator, int, int], Rows]] = {
     "about 1e-7": lambda rng, r, c: rng.standard_normal((r, c)) * 1e-7,
     "denormal": lambda rng, r, c: rng.integers(-4000, 4001, (r, c)) * 1.4e-45,
     "largest denormals": lambda rng, r, c: rng.standard_normal((r, c)) * 1e-38,
-    "half-precision overflow": lambda rng, r, c: rng.standard_normal((r, c)) * 1e6,
+    "half-precision overflow": lambda rng, r, c: rng.standard_normal((r, c)) * 1e8,
     "huge": lambda rng, r, c: rng.standard_normal((r, c)) * 1e30,
     "largest": lambda rng, r, c: rng.uniform(-1.0, 1.0, (r, c)) * FLT_MAX,
     "one outlier": _one_outlier,

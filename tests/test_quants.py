@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 import gguffast
 import inputs
@@ -84,20 +83,29 @@ def test_equals_statement(name, target):
             np.testing.assert_array_equal(kernel(x, name, importance), expected, kind)
 
 
+def palette(values: st.SearchStrategy[float]) -> st.SearchStrategy[np.ndarray]:
+    """A few float32 values: what a row is mixed from. (Drawing each weight by itself takes seconds a row.)"""
+    return st.lists(values, min_size=1, max_size=9).map(lambda drawn: np.array(drawn, np.float32))
+
+
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 special = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0**-149, 2.0**-126, 1e-15, 65504.0, 3e38, -3e38])
-non_negative = st.floats(0, 1e30, width=32)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
-@given(data=st.data())
-def test_equals_llama_cpp_on_odd_weights(name, data):
-    rows, columns = data.draw(st.integers(1, 3)), oracle.BLOCKS[name][1] * data.draw(st.integers(1, 9))
-    x = data.draw(hnp.arrays(np.float32, (rows, columns), elements=finite | special, fill=finite))
-    importance = data.draw(
-        st.none() | hnp.arrays(np.float32, columns, elements=non_negative, fill=non_negative)
-    )
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    values=palette(finite | special | st.floats(-1, 1, width=32)),
+    importances=st.none() | palette(st.floats(0, 2.0**100, width=32)),
+    rows=st.integers(1, 3),
+    blocks=st.integers(1, 9),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_equals_llama_cpp_on_odd_weights(name, values, importances, rows, blocks, seed):
+    rng = np.random.default_rng(seed)
+    columns = oracle.BLOCKS[name][1] * blocks
+    x = rng.choice(values, (rows, columns))
+    importance = None if importances is None else rng.choice(importances, columns)
     expected = oracle.quantize(x, name, importance)
     if not inputs.comparable(expected, name):
         return
@@ -265,7 +273,7 @@ def test_refuses_what_llama_cpp_finds_invalid(name):
                 refused.add(kind)
                 with pytest.raises(DataError, match=r"row \[\d\] holds weights up to .*too large.*" + name):
                     quants.quantize(x, name, importance)
-    assert ("huge" in refused) == (name != "BF16")
+    assert ("half-precision overflow" in refused) == (name != "BF16")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -315,7 +323,7 @@ def test_refuses_bytes_that_are_no_blocks():
 
 @pytest.mark.parametrize("shape", [(255,), (1, 256), (3, 2, 256), ()])
 def test_refuses_importance_of_another_shape(shape):
-    with pytest.raises(OptionError, match=r"importance matrix has shape .* need \(256,\) or \(2, 256\)"):
+    with pytest.raises(OptionError, match=r"importance matrix has shape .* needs \(256,\) or \(2, 256\)"):
         quants.quantize(np.zeros((2, 3, 256), np.float32), "Q4_K", np.ones(shape))
 
 

@@ -106,6 +106,18 @@ class KV(NamedTuple):
             return _decode_array(self.raw)
         return struct.unpack("<" + _STRUCT_CODES[self.type], self.raw)[0]
 
+    @property
+    def n_items(self) -> int:
+        """Number of items of an array, without decoding them; 1 for any other value."""
+        return int(_ARRAY_HEAD.unpack_from(self.raw)[1]) if self.type is GGUFValueType.ARRAY else 1
+
+    @property
+    def item_type(self) -> GGUFValueType:
+        """Type of the items of an array; the value's own type for any other."""
+        if self.type is not GGUFValueType.ARRAY:
+            return self.type
+        return GGUFValueType(_ARRAY_HEAD.unpack_from(self.raw)[0])
+
 
 def _decode_array(raw: bytes) -> list[str] | npt.NDArray[Any]:
     number, count = _ARRAY_HEAD.unpack_from(raw)

@@ -88,13 +88,13 @@ class ImportanceMatrix:
             bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
             if bad.size:
                 raise DataError(
-                    f"{self.path}: importance {bad[0]} of {name} is {values[bad[0]]}; expected a finite number "
-                    f"from 0 up; make the importance matrix anew or say --exclude-weights {name}"
+                    f"{self.path}: importance {bad[0]} of {name} is {values[bad[0]]}; expected a finite "
+                    f"number from 0 up; make the importance matrix anew or say --exclude-weights {name}"
                 )
         if self.entries and self.entries.keys().isdisjoint(names):
             raise DataError(
-                f"{self.path}: the model has no tensor of the {len(self.entries)} that this importance matrix "
-                f"names, {next(iter(self.entries))} for one; it belongs to another model"
+                f"{self.path}: the model has none of the {len(self.entries)} tensors that this importance "
+                f"matrix names, {next(iter(self.entries))} for one; it belongs to another model"
             )
 
     def for_tensor(self, name: str, ne: Sequence[int], required: bool = False) -> NDArray[np.float32] | None:
@@ -137,12 +137,11 @@ class ImportanceMatrix:
 
     def kvs(self) -> list[KV]:
         """Return the metadata that tell where the importances of a quantized file come from."""
-        from gguffast.gguf import KV, GGUFValueType, kv
+        from gguffast.gguf import GGUFValueType, kv
 
         def text(key: str, value: bytes) -> KV:
             # Cut in bytes, perhaps within a character, as llama.cpp does.
-            value = value.partition(b"\0")[0][:_MAX_TEXT]
-            return KV(key, GGUFValueType.STRING, len(value).to_bytes(8, "little") + value)
+            return kv(key, value.partition(b"\0")[0][:_MAX_TEXT], GGUFValueType.STRING)
 
         if not self.entries:
             return []
@@ -170,13 +169,12 @@ def load(path: str | os.PathLike[str]) -> ImportanceMatrix:
     name = os.fspath(path)
     try:
         with open(name, "rb") as file:
-            is_gguf = file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
-            file.seek(0)
-            return _load_gguf(name) if is_gguf else _Legacy(name, file.read()).load()
+            data = file.read(len(_GGUF_MAGIC))
+            if data != _GGUF_MAGIC:
+                return _Legacy(name, data + file.read()).load()
     except OSError as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(f"{name}: cannot read the importance matrix: {error.strerror or error}") from None
+        raise FileError(f"{name}: cannot read the importance matrix: {error.strerror}") from None
+    return _load_gguf(name)
 
 
 def _load_gguf(path: str) -> ImportanceMatrix:
@@ -215,10 +213,9 @@ def _mean(
     """Divide the sums of each expert by its count; an expert that saw no text gets ones."""
     if not counts.size or sums.size % counts.size:
         raise FormatError(f"{path}: {name} has {sums.size} sums, which {counts.size} counts do not divide")
-    if not np.all(np.isfinite(counts) & (counts >= 0)):
-        raise FormatError(
-            f"{path}: {name}{_COUNTS} are no counts: found {counts[~(counts >= 0)][:1] or np.inf}"
-        )
+    bad = counts[~(np.isfinite(counts) & (counts >= 0))]
+    if bad.size:
+        raise FormatError(f"{path}: {name}{_COUNTS} are no counts: found {bad[0]}")
     # lround of llama.cpp: halves go up (np.rint would take them to even)
     whole = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)[:, None]
     table = sums.reshape(counts.size, -1)

@@ -309,9 +309,10 @@ def parse_override(text: str) -> Override:
     if kind not in _OVERRIDE_VALUE:
         raise OptionError(f"override {text!r} has the unknown type {kind!r}; {_OVERRIDE_FORM}")
     try:
-        return check_override(Override(key, _OVERRIDE_VALUE[kind](value)))
+        override = Override(key, _OVERRIDE_VALUE[kind](value))
     except (ValueError, KeyError):
         raise OptionError(f"override {text!r}: {value!r} is not a value of type {kind}") from None
+    return check_override(override)
 
 
 _OVERRIDE_VALUE: dict[str, Callable[[str], bool | int | float | str]] = {
@@ -384,14 +385,18 @@ class Model:
 
         def number(key: str, default: int = 0) -> int:
             key = f"{architecture}.{key}"
-            value = metadata.get(key, default)
-            if hasattr(value, "__len__"):  # one value a layer; overrides leave arrays alone
-                return int(value[0]) if len(value) else 0
-            override = first.get(key)
-            return abs(override) if _is_int(override) else int(value)
+            value = first.get(key)
+            return abs(value) if _is_int(value) else int(metadata.get(key, default))
 
-        n_head = number("attention.head_count")
-        n_head_kv = number("attention.head_count_kv", n_head)
+        def of_first_layer(key: str, default: int) -> int:
+            # A list has one value a layer. Overrides change neither lists nor what is not there.
+            value = metadata.get(f"{architecture}.{key}", default)
+            if hasattr(value, "__len__"):
+                return int(value[0]) if len(value) else 0
+            return number(key) if f"{architecture}.{key}" in metadata else default
+
+        n_head = of_first_layer("attention.head_count", 0)
+        n_head_kv = of_first_layer("attention.head_count_kv", n_head)
         n_expert = number("expert_count")
         n_layer = number("block_count", 0 if architecture == "clip" else -1)
         n_main = n_layer - number("nextn_predict_layers")

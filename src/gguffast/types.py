@@ -79,4 +79,7 @@ class GGMLQuantizationType(IntEnum):
         return n // size * nbytes
 
 
-_INFO = {GGMLQuantizationType(number): TypeInfo(*facts) for number, _, *facts in _core.type_table()}
+_INFO = {
+    GGMLQuantizationType(number): TypeInfo(size, nbytes, quantized, has_codec)
+    for number, _, size, nbytes, quantized, has_codec in _core.type_table()
+}

@@ -1,0 +1,44 @@
+"""The C core under AddressSanitizer and UndefinedBehaviorSanitizer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gguf_bytes import small_file
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data" / "gguf"
+# With neither installed "cc" is tried and fails: this test must not vanish silently.
+COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)] or ["cc"]
+SOURCES = ["csrc/gguf.c", "tests/c/fuzz_gguf.c"]
+FLAGS = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion", "-Werror"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_header_parser_is_clean(compiler: str, tmp_path: Path) -> None:
+    program = tmp_path / "fuzz_gguf"
+    command = [compiler, *FLAGS, *SANITIZE, "-Icsrc", *SOURCES, "-o", str(program)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+
+    small = tmp_path / "small.gguf"
+    small.write_bytes(small_file())
+    for rounds, path in ((100_000, small), (1_000, DATA / "gemma2-f32.gguf")):
+        ran = subprocess.run(
+            [program, str(rounds), path],
+            env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        accepted, refused = (int(word) for word in ran.stdout.split() if word.isdigit())
+        assert accepted + refused == rounds
+        assert min(accepted, refused) > rounds // 50, "both sides are exercised"
