@@ -17,7 +17,7 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser = commands.add_parser(
         "convert",
         help="convert a Hugging Face checkpoint to GGUF, quantized or not",
-        description="Convert a Hugging Face checkpoint to GGUF in one pass: the file of convert_hf_to_gguf.py, "
+        description="Convert a Hugging Face checkpoint to GGUF in one pass: convert_hf_to_gguf.py's file, "
         "or what llama-quantize would make of it, byte for byte.",
         allow_abbrev=False,
     )

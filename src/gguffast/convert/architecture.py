@@ -82,8 +82,8 @@ class Architecture:
     name : str
         ``general.architecture``.
     tensors : mapping of str to Rule or None
-        By Hugging Face name without ``.weight``; ``{i}`` stands for the layer, ``{e}`` for the expert. Experts
-        are stacked in the order of their numbers. None: known, and left out.
+        By Hugging Face name without ``.weight``; ``{i}`` stands for the layer, ``{e}`` for the expert.
+        Experts are stacked in the order of their numbers. None: known, and left out.
     keys : sequence of Key
         Metadata from ``general.type`` on, in file order.
     defaults : mapping
@@ -355,7 +355,7 @@ def llama3_rope(h: Hparams) -> Iterator[Generated]:
     context = h.rope_number("original_max_position_embeddings", 8192.0)
     if min(theta, factor, low) <= 0 or high <= low:
         raise FormatError(
-            f"{h.path}: rope_scaling: factors must be positive, high_freq_factor above low_freq_factor"
+            f"{h.path}: rope_scaling: expected positive factors, and high_freq_factor above low_freq_factor"
         )
     f32 = np.float32
     exponents = np.arange(0, width, 2, dtype=f32) / f32(width)

@@ -211,7 +211,8 @@ class _Model:
         for name, tensor in self.tensors:
             if name == "token_embd.weight" and self.vocabulary.size > tensor.shape[0]:
                 raise FormatError(
-                    f"the tokenizer has {self.vocabulary.size} tokens, the embedding only {tensor.shape[0]} rows"
+                    f"the tokenizer has {self.vocabulary.size} tokens, "
+                    f"but the embedding only {tensor.shape[0]} rows"
                 )
 
     def kvs(self, general: General, file_type: LlamaFileType) -> list[KV]:

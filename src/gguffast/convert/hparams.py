@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gguffast.errors import FileError, FormatError
 
@@ -128,7 +128,7 @@ class Hparams:
             If the value is missing or something else.
         """
         value = self._values.get(key)
-        if type(value) is not int or not minimum <= value < 2**31:
+        if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value < 2**31:
             self._refuse(key, value, f"a whole number of at least {minimum}")
         return value
 
@@ -160,7 +160,7 @@ class Hparams:
             self._refuse(key, value, "a number")
         return float(value)
 
-    def _refuse(self, key: str, value: Any, expected: str) -> None:
+    def _refuse(self, key: str, value: Any, expected: str) -> NoReturn:
         found = "is missing" if value is None else f"is {json.dumps(value)[:60]}"
         raise FormatError(f'{self.path}: "{key}" {found}; expected {expected}')
 

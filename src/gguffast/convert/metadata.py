@@ -133,7 +133,7 @@ def read_general(
         ) from error
     except (AttributeError, KeyError, OptionError, TypeError, ValueError) as error:
         raise FormatError(
-            f"{folder}: the model card (README.md) or --metadata has a value of a wrong kind ({error}); mend it"
+            f"{folder}: model card (README.md) or --metadata: a value of an unexpected kind ({error})"
         ) from error
 
 
