@@ -41,7 +41,9 @@ typedef struct {
     uint32_t block_size; /* weights in a block */
     uint32_t block_bytes;
     bool quantized;  /* not a plain number format */
-    bool has_codec; /* gf_quantize and gf_dequantize know it */
+    bool has_codec;  /* gf_quantize and gf_dequantize know it */
+    /* Where a block keeps its half-precision scales, and how many stand side by side. */
+    uint16_t scale_offset, scale_count;
 } gf_type_info;
 
 /* All known types, in the order of their numbers. */
@@ -117,23 +119,23 @@ enum { GF_GGUF_MAX_DIMS = 4, GF_GGUF_MAX_NAME = 63, GF_GGUF_DEFAULT_ALIGNMENT = 
 #define GF_GGUF_STATUSES(X)                                                                                        \
     X(OK)                                                                                                          \
     X(NO_MEMORY)                                                                                                   \
-    X(NOT_GGUF)            /* first four bytes, little-endian */                                                   \
-    X(BIG_ENDIAN)          /* version as read */                                                                   \
-    X(BAD_VERSION)         /* version, newest known */                                                             \
-    X(TRUNCATED)           /* bytes that are left, bytes that are needed */                                        \
-    X(BAD_KV_COUNT)        /* count, the most that the file could hold */                                          \
-    X(BAD_TENSOR_COUNT)    /* the same */                                                                          \
-    X(BAD_ARRAY_COUNT)     /* the same */                                                                          \
+    X(NOT_GGUF)         /* first four bytes, little-endian */                                                      \
+    X(BIG_ENDIAN)       /* version as read */                                                                      \
+    X(BAD_VERSION)      /* version, newest known */                                                                \
+    X(TRUNCATED)        /* bytes that are left, bytes that are needed */                                           \
+    X(BAD_KV_COUNT)     /* count, the most that the file could hold */                                             \
+    X(BAD_TENSOR_COUNT) /* the same */                                                                             \
+    X(BAD_ARRAY_COUNT)  /* the same */                                                                             \
     X(EMPTY_KEY)                                                                                                   \
-    X(DUPLICATE_KEY)       /* index of the first */                                                                \
-    X(BAD_VALUE_TYPE)      /* type */                                                                              \
+    X(DUPLICATE_KEY)  /* index of the first */                                                                     \
+    X(BAD_VALUE_TYPE) /* type */                                                                                   \
     X(NESTED_ARRAY)                                                                                                \
-    X(ALIGNMENT_NOT_U32)   /* type */                                                                              \
-    X(BAD_ALIGNMENT)       /* alignment */                                                                         \
-    X(LONG_TENSOR_NAME)    /* bytes, most allowed */                                                               \
-    X(DUPLICATE_TENSOR)    /* index of the first */                                                                \
-    X(TOO_MANY_DIMS)       /* number, most allowed */                                                              \
-    X(NEGATIVE_DIM)        /* dimension in two's complement, which */                                              \
+    X(ALIGNMENT_NOT_U32) /* type */                                                                                \
+    X(BAD_ALIGNMENT)     /* alignment */                                                                           \
+    X(LONG_TENSOR_NAME)  /* bytes, most allowed */                                                                 \
+    X(DUPLICATE_TENSOR)  /* index of the first */                                                                  \
+    X(TOO_MANY_DIMS)     /* number, most allowed */                                                                \
+    X(NEGATIVE_DIM)      /* dimension in two's complement, which */                                                \
     X(SHAPE_OVERFLOW)                                                                                              \
     X(UNKNOWN_TENSOR_TYPE) /* type */                                                                              \
     X(PARTIAL_BLOCK)       /* row length, block size */                                                            \
@@ -177,10 +179,10 @@ typedef struct {
 
 typedef struct {
     gf_span name;
-    uint32_t n_dims;               /* as stored, 0 to 4 */
-    uint32_t type;                 /* known to gf_type_find */
-    int64_t ne[GF_GGUF_MAX_DIMS];  /* fastest first; 1 beyond n_dims; may be 0 */
-    uint64_t offset;               /* from the start of the file */
+    uint32_t n_dims;              /* as stored, 0 to 4 */
+    uint32_t type;                /* known to gf_type_find */
+    int64_t ne[GF_GGUF_MAX_DIMS]; /* fastest first; 1 beyond n_dims; may be 0 */
+    uint64_t offset;              /* from the start of the file */
     uint64_t nbytes;
 } gf_gguf_tensor;
 
@@ -194,9 +196,9 @@ typedef struct {
     gf_gguf_tensor *tensors; /* in file order; names differ, data lies in the file and does not overlap */
 } gf_gguf;
 
-/* Read the header of a GGUF file, version 2 or 3, little-endian, of which all `size` bytes are at `data`.  Nothing in
- * it is trusted; memory is proportional to what was really there.  Strings are located, not decoded: they may hold
- * any bytes.  On success free the result with gf_gguf_free; on an error there is nothing to free. */
+/* Read the header of a GGUF file, version 2 or 3, little-endian, of which all `size` bytes are at `data`.  Nothing
+ * in it is trusted; memory is proportional to what was really there.  Strings are located, not decoded: they may
+ * hold any bytes.  On success free the result with gf_gguf_free; on an error there is nothing to free. */
 gf_gguf_error gf_gguf_parse(const uint8_t *data, size_t size, gf_gguf *out);
 void gf_gguf_free(gf_gguf *gguf);
 
@@ -216,8 +218,8 @@ typedef struct {
     uint64_t offset; /* from the start of the data section */
 } gf_gguf_tensor_out;
 
-/* Write a header of the given version, zero-padded to the alignment, if `capacity` is enough; the size that it takes
- * in any case.  What it says is not checked. */
+/* Write a header of the given version, zero-padded to the alignment, if `capacity` is enough; the size that it
+ * takes in any case.  What it says is not checked. */
 size_t gf_gguf_write(uint8_t *dst, size_t capacity, uint32_t version, const gf_gguf_kv_out *kvs, size_t n_kvs,
                      const gf_gguf_tensor_out *tensors, size_t n_tensors, uint32_t alignment);
 

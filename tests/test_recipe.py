@@ -355,6 +355,7 @@ def test_overrides(text: str, value: object) -> None:
         ("=int:8", "expected KEY=TYPE:VALUE"),
         ("k=u32:8", "override 'k=u32:8' has the unknown type 'u32'"),
         ("k=int:eight", "'eight' is not a value of type int"),
+        ("k=int:1_000", "'1_000' is not a value of type int"),
         ("k=int:", "'' is not a value of type int"),
         ("k=float:x", "'x' is not a value of type float"),
         ("k=bool:yes", "'yes' is not a value of type bool"),

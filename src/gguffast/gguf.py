@@ -520,6 +520,7 @@ def _hint(error: OSError) -> str:
 
 # ---- words for errors --------------------------------------------------------------------------------------
 
+_LONGEST_SHOWN = 100
 _AGAIN = "the file is damaged or incomplete: download or convert it again"
 _REFUSED = "llama.cpp refuses such files too: convert it again"
 
@@ -565,8 +566,9 @@ def _place(part: str, index: int, name: bytes, offset: int) -> str:
     if part == "header":
         return "the header "
     if name:
-        # repr: one line whatever the bytes are.
-        return f"{part} {name.decode('utf-8', 'backslashreplace')!r} "
+        # repr and a limit: one line of a sane length whatever the bytes are.
+        shown = name if len(name) <= _LONGEST_SHOWN else name[:_LONGEST_SHOWN] + b"..."
+        return f"{part} {shown.decode('utf-8', 'backslashreplace')!r} "
     kind = "key-value pair" if part == "key" else part
     return f"{kind} {index} (byte {offset}) "
 

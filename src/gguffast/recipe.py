@@ -12,7 +12,7 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, TypeVar
@@ -212,7 +212,7 @@ class Options:
     token_embedding_type: GGMLQuantizationType | None = None
     tensor_types: Sequence[TensorRule] = ()
     allow_requantize: bool = False
-    overrides: Sequence[Override] = field(default=())
+    overrides: Sequence[Override] = ()
 
 
 def parse_tensor_type(text: str | GGMLQuantizationType) -> GGMLQuantizationType:
@@ -309,6 +309,8 @@ def parse_override(text: str) -> Override:
     if kind not in _OVERRIDE_VALUE:
         raise OptionError(f"override {text!r} has the unknown type {kind!r}; {_OVERRIDE_FORM}")
     try:
+        if kind in ("int", "float") and "_" in value:  # Python reads 1_000, llama-quantize does not
+            raise ValueError
         override = Override(key, _OVERRIDE_VALUE[kind](value))
     except (ValueError, KeyError):
         raise OptionError(f"override {text!r}: {value!r} is not a value of type {kind}") from None
