@@ -51,7 +51,7 @@ def dequantizer(path: Path, config: Mapping[str, Any]) -> Dequantizer:
         offset = 1 if config.get("checkpoint_format", "gptq") == "gptq" else 0
         return lambda path, stored: dequantize_gptq(path, stored, int(config["bits"]), offset)
     facts = [f"{key} {quote(str(config[key]))}" for key in ("format", "quant_algo", "bits") if key in config]
-    found = ", ".join([quote(method), *facts])
+    found = ", ".join([quote(str(method)), *facts])
     raise FormatError(
         f"{path}: the weights are quantized by {found}, which cannot be read; convert the original ("
         "readable: bitsandbytes, fp8, gptq of 2, 4, 8 bits; 8-bit compressed-tensors, modelopt)"

@@ -33,9 +33,9 @@ def map_file(path: Path) -> memoryview:
     return memory
 
 
-def quote(name: object) -> str:
+def quote(name: str) -> str:
     """Show a name that a file chose: in quotes, on one line, not too long."""
-    text = repr(name) if isinstance(name, str) else f"a {type(name).__name__}"
+    text = repr(name)
     return text if len(text) <= 120 else f"{text[:100]}...{text[-1]}"
 
 

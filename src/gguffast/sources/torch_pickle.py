@@ -177,6 +177,13 @@ def _key(key: object) -> str | int:
 
 _MARK = object()
 
+_STUMBLES: dict[type[Exception], str] = {
+    IndexError: "it takes from an empty stack",
+    KeyError: "it recalls what it never stored",
+    TypeError: "a call with other arguments than PyTorch's",
+    UnicodeDecodeError: "text that is not UTF-8",
+}
+
 
 class _Machine:
     """Runs one pickle after the other from `data`; `at` is where the next one starts."""
@@ -192,7 +199,6 @@ class _Machine:
         """Value of the pickle at `at`."""
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        start = self.at
         try:
             while True:
                 opcode = self.take(1)[0]
@@ -208,19 +214,9 @@ class _Machine:
         except FormatError:
             raise
         # Whatever a hostile pickle makes these few lines stumble over, it is a damaged pickle.
-        except (
-            AttributeError,
-            IndexError,
-            KeyError,
-            OverflowError,
-            TypeError,
-            ValueError,
-            struct.error,
-        ) as error:
-            reason = str(error) if type(error) is ValueError else type(error).__name__
-            raise FormatError(
-                f"{self.path}: damaged pickle at byte {start}+{self.at - start}: {reason}"
-            ) from error
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            reason = _STUMBLES.get(type(error)) or error
+            raise FormatError(f"{self.path}: damaged pickle at byte {self.at}: {reason}") from error
 
     # Reading
 
@@ -514,16 +510,20 @@ def _storage_bytes(storage: _Storage) -> int:
 
 def _tensors(path: Path, state: object, located: Mapping[str, memoryview]) -> dict[str, LazyTensor]:
     if not isinstance(state, dict):
-        raise FormatError(f"{path}: holds {quote(state)}, expected a dictionary of tensors")
+        raise FormatError(f"{path}: holds {_kind(state)}, expected a dictionary of tensors")
     tensors: dict[str, LazyTensor] = {}
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, _View):
-            kind = "a dictionary" if isinstance(value, dict) else quote(value)
             raise FormatError(
-                f"{path}: entry {quote(str(name))} is {kind}, not a tensor; save the model's state dict alone"
+                f"{path}: entry {quote(str(name))} is {_kind(value)}, expected tensors by name; "
+                "save the model's state dict alone"
             )
         tensors[name] = _tensor(path, name, value, located)
     return tensors
+
+
+def _kind(value: object) -> str:
+    return "a tensor" if isinstance(value, _View) else f"a value of type {type(value).__name__}"
 
 
 def _tensor(path: Path, name: str, view: _View, located: Mapping[str, memoryview]) -> LazyTensor:
