@@ -1,7 +1,7 @@
 """A checkpoint's tokenizer as the ``tokenizer.*`` keys of a GGUF file.
 
-One file a kind of tokenizer; `load_vocab` picks one by the files that are there. What is common to all (the special
-ids, the chat templates) is in `special`, the table of pre-tokenizers in `pre`.
+One file a kind of tokenizer; `load_vocab` picks one by the files that are there. What is common to all (the
+special ids, the chat templates) is in `special`, the table of pre-tokenizers in `pre`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def load_vocab(
     Parameters
     ----------
     directory : Path
-        The checkpoint: tokenizer files, ``tokenizer_config.json``, ``chat_template.*``, ``config.json`` (whose own
-        ``bos_token_id`` and the like count, without class defaults).
+        The checkpoint: tokenizer files, ``tokenizer_config.json``, ``chat_template.*``, ``config.json``
+        (whose own ``bos_token_id`` and the like count, without class defaults).
     config : mapping
         The model's configuration with its class defaults filled in, for ``vocab_size``.
     kinds : sequence of str
@@ -51,9 +51,11 @@ def load_vocab(
     config_space_prefix : bool
         Write tokenizer_config's ``add_prefix_space`` before everything else (Llama and its kin).
     space_prefix : bool, optional
-        ``add_space_prefix`` to write at the end when the tokenizer is of the SentencePiece sort (Gemma: False).
+        ``add_space_prefix`` to write at the end when the tokenizer is of the SentencePiece sort (Gemma:
+        False).
     add_bos : bool, optional
-        ``add_bos_token`` to write at the end, whatever the tokenizer says (Llama classes with 49152 tokens: False).
+        ``add_bos_token`` to write at the end, whatever the tokenizer says (Llama classes with 49152 tokens:
+        False).
     special_ids : iterable of (name, id)
         Special ids that the architecture knows and no file says, e.g. ``[("eot", 107)]``.
     literal_added_tokens : bool

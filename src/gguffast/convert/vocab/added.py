@@ -1,9 +1,10 @@
 """Tokens that a tokenizer has besides its model's, as transformers merges them from three files.
 
-tokenizer.json lists them with their ids; tokenizer_config.json's ``added_tokens_decoder`` overrides their flags and may
-add more; tokens that tokenizer_config.json merely names (``eos_token``, …) are special even when nothing else says so.
-Files of the older kind, without ``added_tokens_decoder``, have a special_tokens_map.json that counts instead of those
-names. (transformers 4.57, ``PreTrainedTokenizerBase._from_pretrained`` and ``PreTrainedTokenizerFast.__init__``.)
+tokenizer.json lists them with their ids; tokenizer_config.json's ``added_tokens_decoder`` overrides their
+flags and may add more; tokens that tokenizer_config.json merely names (``eos_token``, …) are special even
+when nothing else says so. Files of the older kind, without ``added_tokens_decoder``, have a
+special_tokens_map.json that counts instead of those names. (transformers 4.57,
+``PreTrainedTokenizerBase._from_pretrained`` and ``PreTrainedTokenizerFast.__init__``.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .files import Files, as_dict, content, dicts, is_id
+from .files import Files, as_dict, as_id, content, dicts, is_id
 from .special import KINDS
 from .table import TokenType
 
@@ -47,12 +48,9 @@ def added_tokens(files: Files, vocab: dict[str, int]) -> dict[int, AddedToken]:
         _add(files, "tokenizer.json", found, ids, token, token.get("id"))
     named = special_names(files)
     for key, token in _decoder(files).items():
-        number = int(key) if key.isascii() and key.isdigit() and len(key) < 10 else key
-        _add(files, "tokenizer_config.json", found, ids, as_dict(token), number)
+        _add(files, "tokenizer_config.json", found, ids, as_dict(token), as_id(key))
     for name in named:
-        number = ids.get(name)
-        if number is None:
-            number = max([len(vocab) - 1, *found]) + 1
+        number = ids[name] if name in ids else max([len(vocab) - 1, *found]) + 1
         known = found.get(number, AddedToken(name, special=True, normalized=False))
         found[number] = replace(known, special=True)
         ids[name] = number
@@ -60,7 +58,12 @@ def added_tokens(files: Files, vocab: dict[str, int]) -> dict[int, AddedToken]:
 
 
 def _add(
-    files: Files, name: str, found: dict[int, AddedToken], ids: dict[str, int], token: dict[str, Any], number: Any
+    files: Files,
+    name: str,
+    found: dict[int, AddedToken],
+    ids: dict[str, int],
+    token: dict[str, Any],
+    number: Any,
 ) -> None:
     text = content(token)
     if text is None or not is_id(number):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .added import AddedToken, added_tokens, written
@@ -61,51 +62,64 @@ def model_vocab(files: Files, model: Mapping[str, Any]) -> dict[str, int]:
         by_id: dict[int, str] = {}
         for text, number in vocab.items():
             if by_id.setdefault(number, text) != text:
-                raise files.damaged(NAME, f"id {number} is given to two tokens, {by_id[number]!r} and {text!r}")
+                raise files.damaged(
+                    NAME, f"id {number} is given to two tokens, {by_id[number]!r} and {text!r}"
+                )
     return vocab
 
 
 def model_merges(files: Files, model: Mapping[str, Any]) -> list[str]:
-    """Merges of the tokenizer's model as ``"left right"``; a space inside a part becomes U+0120, the byte-level one."""
-    merges = model.get("merges")
+    """Give the merges of the tokenizer's model as ``"left right"``.
+
+    A space inside a part becomes U+0120, the byte-level letter for it.
+    """
+    merges: Any = model.get("merges")
     kinds = set(map(type, merges)) if isinstance(merges, list) else set()
     if kinds == {str}:
-        bad = next((place for place, merge in enumerate(merges) if " " not in merge[1:-1]), None)
-    elif kinds == {list}:
-        bad = next((place for place, merge in enumerate(merges) if not _is_pair(merge)), None)
-    else:
-        raise files.damaged(NAME, "no model.merges, a list of pairs: llama.cpp cannot use such a tokenizer")
-    if bad is not None:
-        raise files.damaged(NAME, f"merge {bad} is {merges[bad]!r}, not a pair of tokens")
-    if kinds == {str}:
+        if not _all_split_once(merges):
+            _check_merges(files, merges, lambda merge: " " in merge[1:-1])
         return list(merges)
-    joined = [f"{left} {right}" for left, right in merges]
-    if sum(merge.count(" ") for merge in joined) == len(joined):
+    if kinds != {list}:
+        raise files.damaged(NAME, "no model.merges, a list of pairs: llama.cpp cannot use such a tokenizer")
+    _check_merges(files, merges, lambda merge: len(merge) == 2 and type(merge[0]) is str is type(merge[1]))
+    joined = list(map(" ".join, merges))
+    if "".join(joined).count(" ") == len(joined):
         return joined
     return [f"{left.replace(' ', 'Ġ')} {right.replace(' ', 'Ġ')}" for left, right in merges]
 
 
-def _is_pair(merge: list[Any]) -> bool:
-    return len(merge) == 2 and type(merge[0]) is str is type(merge[1])
+def _all_split_once(merges: list[str]) -> bool:
+    """Whether every merge is two parts and a space: the usual case, without a loop in Python."""
+    spaces = set(map(operator.methodcaller("count", " "), merges))
+    return spaces == {1} and not any(" " in map(operator.itemgetter(end), merges) for end in (0, -1))
 
 
-def _table(files: Files, vocab: dict[str, int], added: Mapping[int, AddedToken], size: int | None) -> TokenTable:
+def _check_merges(files: Files, merges: list[Any], good: Callable[[Any], bool]) -> None:
+    for place, merge in enumerate(merges):
+        if not good(merge):
+            raise files.damaged(NAME, f"merge {place} is {merge!r}, not a pair of tokens")
+
+
+def _table(
+    files: Files, vocab: dict[str, int], added: Mapping[int, AddedToken], size: int | None
+) -> TokenTable:
     last = max(*vocab.values(), *added) if added else max(vocab.values())
     table = TokenTable(last + 1 if size is None else size)
     if last >= len(table):
         raise files.damaged(
-            NAME, f"the largest token id is {last}, but config.json's vocab_size is {len(table)}: rows are missing"
+            NAME,
+            f"the largest token id is {last}, but config.json's vocab_size is {len(table)}: rows are missing",
         )
+    texts, types, normal = table.texts, table.types, int(TokenType.NORMAL)
     for text, number in vocab.items():
-        table.texts[number] = text
-        table.types[number] = TokenType.NORMAL
+        texts[number], types[number] = text, normal
     steps = list(_decoder_steps(files.json(NAME).get("decoder")))
     for number, token in added.items():
-        held = table.texts[number]
+        held = texts[number]
         if held is not None and held != token.text:
             raise files.damaged(NAME, f"id {number} is given to two tokens, {held!r} and {token.text!r}")
         text = token.text if token.normalized else _decoded(token.text, steps)
-        table.texts[number], table.types[number] = written(text, token.special)
+        texts[number], types[number] = written(text, token.special)
     return table
 
 
@@ -131,7 +145,10 @@ def _decoded(text: str, steps: list[dict[str, Any]]) -> str:
 
 
 def byte_letters() -> list[str]:
-    """Give the letter that stands for each byte in byte-level vocabularies: itself if printable, else from U+0100."""
+    """Give the letter that stands for each byte in byte-level vocabularies.
+
+    It is the byte's own character if that is printable, else the next from U+0100 on.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]

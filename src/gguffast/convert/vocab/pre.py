@@ -1,12 +1,13 @@
 r"""Pre-tokenizers: how text is cut before merging, recognised by the structure of tokenizer.json.
 
-llama.cpp knows its pre-tokenizers by name (``tokenizer.ggml.pre``) and holds their regular expressions itself. The
-reference converter finds the name by tokenizing a check text and hashing the ids, which fails for every vocabulary it
-has not seen. The structure tells the same without a tokenizer engine, and for fine-tunes with more tokens as well.
+llama.cpp knows its pre-tokenizers by name (``tokenizer.ggml.pre``) and holds their regular expressions
+itself. The reference converter finds the name by tokenizing a check text and hashing the ids, which fails for
+every vocabulary it has not seen. The structure tells the same without a tokenizer engine, and for fine-tunes
+with more tokens as well.
 
-The steps of ``pre_tokenizer`` are written as regular expressions: ``Split`` as its own, ``Digits`` as ``\p{N}`` (or
-``\p{N}+``), ``ByteLevel`` with its regex as `GPT2`. Families that share their steps are told apart by a token at a
-certain id. A new family is one line in `TABLE`.
+The steps of ``pre_tokenizer`` are written as regular expressions: ``Split`` as its own, ``Digits`` as
+``\p{N}`` (or ``\p{N}+``), ``ByteLevel`` with its regex as `GPT2`. Families that share their steps are told
+apart by a token at a certain id. A new family is one line in `TABLE`.
 """
 
 from __future__ import annotations
@@ -30,25 +31,38 @@ _UPPER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}
 _CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _TAIL
 TEKKEN = _LOWER + "|" + _UPPER + r"|\p{N}" + _CASED_TAIL
 GPT4O = f"{_LOWER}{_SHORT_FORMS}?|{_UPPER}{_SHORT_FORMS}?" + r"|\p{N}{1,3}" + _CASED_TAIL
-_CJK = "[一-龥぀-ゟ゠-ヿ]+"
+_CJK = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 _DEEPSEEK3 = (
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
-).replace("\\\"", '"') + _TAIL
-_DEEPSEEK_LETTERS = (
-    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴ"  # noqa: RUF001, E501
-    r"ᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ"  # noqa: RUF001, E501
-    r"𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+"
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
+    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*" + _TAIL
 )
-_DEEPSEEK_SYMBOLS = r"\s?[!-/:-~！-／：-～‘-‟　-。]+"  # noqa: RUF001
-_DEEPSEEK_CJK = "[一-龥ࠀ-一가-퟿]+"
-_BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"  # noqa: RUF001
+_DEEPSEEK_LETTERS = (  # code points, for many of these letters look like others
+    r"\s?[A-Za-z"
+    "\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af"
+    "\u0370-\u0373\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5"
+    "\u03f7-\u0481\u048a-\u052f\u0531-\u0556\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba"
+    "\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45"
+    "\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe"
+    "\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc"
+    "\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-\u2134\u2139"
+    "\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-\u2cee\u2cf2\u2cf3"
+    "\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf\ufb00-\ufb06"
+    "\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3"
+    "\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df"
+    "\U0001e900-\U0001e943"
+    "]+"
+)
+_DEEPSEEK_SYMBOLS = r"\s?[" "!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002" "]+"
+_DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+_BLOOM = r" ?[^(\s|[.,!?" "\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c" "])]+"
 _AYA_DIGITS = r"\d{1,3}(?=(?:\d{3})*\b)"
 
 
 class Rule(NamedTuple):
-    """One family: a name that llama.cpp knows, its steps, and what else tells it from others with these steps.
+    """One family: a name that llama.cpp knows, its steps, and what else tells it from the others.
 
-    `tokens` must be in the vocabulary at these ids (None: at any); `bos` says whether BOS is put before every text.
+    `tokens` must be in the vocabulary at these ids (None: at any); `bos` says whether BOS is put before every
+    text.
     """
 
     name: str
@@ -74,7 +88,7 @@ TABLE = (
     Rule("deepseek-r1-qwen", (QWEN2,), {"<｜begin▁of▁sentence｜>": 151646}, bos=True),  # noqa: RUF001
     Rule("stablelm2", (QWEN2,), {"<|endoftext|>": 100257}),
     Rule("qwen2", (QWEN2,)),
-    Rule("olmo", (GPT2,), {"|||IP_ADDRESS|||": None}),
+    Rule("olmo", (GPT2,), {"<|padding|>": 1, "  ": 50276}),  # GPT-NeoX's vocabulary with its runs of spaces
     Rule("mpt", (GPT2,), {"<|padding|>": 1}),
     Rule("phi-2", (GPT2,), {"<|endoftext|>": 50256, " " * 31: 50257}),
     Rule("gpt-2", (GPT2,)),
@@ -95,11 +109,7 @@ TABLE = (
     Rule("deepseek-coder", (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_CJK, r"\p{N}")),
     Rule(
         "qwen35",
-        (
-            _SHORT_FORMS
-            + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
-            + _TAIL,
-        ),
+        (_SHORT_FORMS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + _TAIL,),
     ),
     Rule("minicpm5", (r"\p{N}{1,3}", LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}+"))),
     Rule("ufakzeka", (QWEN2.removeprefix(_SHORT_FORMS + "|"),)),
@@ -156,7 +166,7 @@ def recognise(files: Files, vocab: Mapping[str, int]) -> str:
     shown = " then ".join(found)
     raise files.damaged(
         "tokenizer.json",
-        f"unknown pre-tokenizer {shown!r}; name one that cuts text alike with --pre NAME (such as llama-bpe, qwen2, gpt-2)",
+        f"unknown pre-tokenizer {shown!r}: name one that cuts text alike with --pre NAME (llama-bpe, …)",
     )
 
 
@@ -222,7 +232,7 @@ def adds_bos(files: Files) -> bool:
 def _by_hash(files: Files, vocab: Mapping[str, int]) -> str | None:
     """Try the reference's way, when the optional tokenizers package is there."""
     try:
-        from tokenizers import Tokenizer
+        from tokenizers import Tokenizer  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         return None
     try:

@@ -1,8 +1,8 @@
 """SentencePiece models: tokenizer.model, and the added tokens beside it.
 
-The file is a protocol buffer, ``ModelProto`` of sentencepiece_model.proto. Only the pieces matter to GGUF, so a small
-reader takes the place of the sentencepiece package: field 1 of the model, repeated, holds a piece with its text (1),
-its score (2, float) and its type (3).
+The file is a protocol buffer, ``ModelProto`` of sentencepiece_model.proto. Only the pieces matter to GGUF, so
+a small reader takes the place of the sentencepiece package: field 1 of the model, repeated, holds a piece
+with its text (1), its score (2, float) and its type (3).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import FormatError
 from .added import written
-from .files import Files, as_dict, content, dicts, is_id
+from .files import Files, as_dict, as_id, content, dicts, is_id
 from .special import special_entries
 from .table import TokenTable, TokenType, Vocab
 
@@ -32,8 +32,8 @@ def load(files: Files, size: int | None, literal: bool) -> Vocab:
     files : Files
         The checkpoint's tokenizer files; tokenizer.model must be there.
     size : int, optional
-        Rows of the embedding. Tokens beyond it are left out with a warning, missing ones are padding. None: as many
-        as the model has pieces.
+        Rows of the embedding. Tokens beyond it are left out with a warning, missing ones are padding. None:
+        as many as the model has pieces.
     literal : bool
         Phi-3's way: added tokens are written as they stand, and tokenizer.json's list counts as well.
 
@@ -46,7 +46,9 @@ def load(files: Files, size: int | None, literal: bool) -> Vocab:
     table = TokenTable(len(pieces) if size is None else size, _PADDING_SCORE)
     warnings: list[str] = []
     if len(pieces) > len(table):
-        warnings.append(f"{files.path(NAME)}: tokens from {len(table)} on are left out: config.json's vocab_size")
+        warnings.append(
+            f"{files.path(NAME)}: tokens from {len(table)} on are left out: config.json's vocab_size"
+        )
     for number, (text, score, kind) in enumerate(pieces[: len(table)]):
         # The reference converter writes SentencePiece's user-defined pieces as normal ones.
         table.put(number, text, TokenType.NORMAL if kind == TokenType.USER_DEFINED else kind, score)
@@ -54,7 +56,9 @@ def load(files: Files, size: int | None, literal: bool) -> Vocab:
         if number < len(table):
             table.put(number, text, kind, _ADDED_SCORE)
         else:
-            warnings.append(f"{files.directory}: added token {number} {text!r} is left out: config.json's vocab_size")
+            warnings.append(
+                f"{files.directory}: added token {number} {text!r} is left out: config.json's vocab_size"
+            )
     entries = table.entries(str(files.path(NAME)), "llama", "default")
     return Vocab(entries + special_entries(files, len(table), warnings), len(table), warnings)
 
@@ -65,7 +69,9 @@ def _added(files: Files, literal: bool) -> Iterator[tuple[int, str, TokenType]]:
             raise files.damaged("added_tokens.json", f"token {text!r} has the id {number!r}")
         yield number, text, TokenType.USER_DEFINED
     decoder = as_dict(files.json("tokenizer_config.json").get("added_tokens_decoder"))
-    listed = [("tokenizer_config.json", key, token) for key, token in decoder.items()]
+    listed: list[tuple[str, Any, Any]] = [
+        ("tokenizer_config.json", key, token) for key, token in decoder.items()
+    ]
     if literal:
         tokens = dicts(files.json("tokenizer.json").get("added_tokens"))
         listed += [("tokenizer.json", token.get("id"), token) for token in tokens]
@@ -76,7 +82,7 @@ def _added(files: Files, literal: bool) -> Iterator[tuple[int, str, TokenType]]:
 def _added_token(
     files: Files, name: str, key: Any, token: dict[str, Any], literal: bool
 ) -> tuple[int, str, TokenType]:
-    number = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10 else key
+    number = as_id(key)
     text = content(token)
     if text is None or not is_id(number):
         raise files.damaged(name, f"added token {text!r} has the id {key!r}")
@@ -107,7 +113,9 @@ def read_pieces(data: bytes, source: str) -> list[tuple[str, float, int]]:
         Not a SentencePiece model, or a truncated one.
     """
     try:
-        pieces = [_piece(data, start, stop) for field, start, stop in _fields(data, 0, len(data)) if field == 1]
+        pieces = [
+            _piece(data, start, stop) for field, start, stop in _fields(data, 0, len(data)) if field == 1
+        ]
     except _Malformed as error:
         raise FormatError(f"{source}: not a SentencePiece model, or a truncated one ({error})") from None
     except UnicodeDecodeError:

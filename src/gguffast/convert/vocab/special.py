@@ -1,8 +1,8 @@
 """Special ids, ``add_*`` flags, chat templates: what every kind of tokenizer adds after its tokens.
 
-The order of the keys and the precedence of the files are the reference converter's (``SpecialVocab`` of its gguf-py):
-tokenizer_config.json names the tokens, tokenizer.json knows their ids and what its post-processor adds, config.json
-fills the gaps with plain ids.
+The order of the keys and the precedence of the files are the reference converter's (``SpecialVocab`` of its
+gguf-py): tokenizer_config.json names the tokens, tokenizer.json knows their ids and what its post-processor
+adds, config.json fills the gaps with plain ids.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ class _Reader:
         if not self.config:
             self.eos = token
         elif token != self.eos:
-            # What ends a text here is not the configured end: that one becomes the end of a turn (or of a message).
+            # What ends a text here is not the configured end: that one becomes the end of a turn (or of a
+            # message).
             for kind in ("eot", "eom"):
                 if kind not in self.kinds:
                     self.kinds.append(kind)
@@ -210,7 +211,11 @@ def _normalizer_entries(normalizer: Any) -> Iterator[Entry]:
             switches["strip_accents"] = True
         elif step.get("type") == "BertNormalizer":
             switches.update(
-                {name: step[name] for name in ("lowercase", "strip_accents") if isinstance(step.get(name), bool)}
+                {
+                    name: step[name]
+                    for name in ("lowercase", "strip_accents")
+                    if isinstance(step.get(name), bool)
+                }
             )
     for name in ("lowercase", "strip_accents"):
         if name in switches:
@@ -230,8 +235,8 @@ def _flatten(normalizer: Any) -> Iterator[dict[str, Any]]:
 def chat_template_entries(files: Files) -> list[Entry]:
     """Find the chat template: in tokenizer_config.json, else chat_template.jinja, else chat_template.json.
 
-    Without a tokenizer_config.json there is none, as in the reference converter. A list of named templates becomes
-    one key for each, and ``default`` the plain one.
+    Without a tokenizer_config.json there is none, as in the reference converter. A list of named templates
+    becomes one key for each, and ``default`` the plain one.
     """
     config = files.json("tokenizer_config.json")
     if not config:
@@ -245,7 +250,9 @@ def chat_template_entries(files: Files) -> list[Entry]:
         if isinstance(name, str) and name and isinstance(text, str):
             named["".join(c if c in _NAME_LETTERS else "_" for c in name)] = text
     default = named.pop("default", "")
-    entries = [e for name, text in named.items() for e in _template_entry(f"tokenizer.chat_template.{name}", text)]
+    entries = [
+        e for name, text in named.items() for e in _template_entry(f"tokenizer.chat_template.{name}", text)
+    ]
     if named:  # the reference writes the names in the order of a set, another one in every run
         entries.append(Entry("tokenizer.chat_templates", sorted(named), "ARRAY/STRING"))
     return entries + _template_entry("tokenizer.chat_template", default)

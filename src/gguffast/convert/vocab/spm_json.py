@@ -1,8 +1,8 @@
 """SentencePiece-style BPE that has only a tokenizer.json (Llama 2 and its kin, with ``byte_fallback``).
 
-The reference converter gives every token of such a file the score -1000, and llama.cpp, which merges by score, then
-tokenizes text wrongly. The scores of the SentencePiece model that the file was made from can be told from it: see
-`_scores`.
+The reference converter gives every token of such a file the score -1000, and llama.cpp, which merges by
+score, then tokenizes text wrongly. The scores of the SentencePiece model that the file was made from can be
+told from it: see `_scores`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def is_spm(files: Files) -> bool:
     model = as_dict(files.json(NAME).get("model"))
     decoder = as_dict(files.json(NAME).get("decoder"))
     return (
-        model.get("type") == "BPE" and model.get("byte_fallback") is True and decoder.get("type") == "Sequence"
+        model.get("type") == "BPE"
+        and model.get("byte_fallback") is True
+        and decoder.get("type") == "Sequence"
     )
 
 
@@ -38,8 +40,8 @@ def load(files: Files, size: int | None) -> Vocab:
     files : Files
         The checkpoint's tokenizer files, for which `is_spm` holds.
     size : int, optional
-        Rows of the embedding; missing tokens are padding (the reference converter writes none, and llama.cpp then
-        refuses the file). None: as many as there are tokens.
+        Rows of the embedding; missing tokens are padding (the reference converter writes none, and llama.cpp
+        then refuses the file). None: as many as there are tokens.
 
     Raises
     ------
@@ -54,7 +56,8 @@ def load(files: Files, size: int | None) -> Vocab:
     table = TokenTable(last + 1 if size is None else size, _PADDING_SCORE)
     if last >= len(table):
         raise files.damaged(
-            NAME, f"the largest token id is {last}, but config.json's vocab_size is {len(table)}: rows are missing"
+            NAME,
+            f"the largest token id is {last}, but config.json's vocab_size is {len(table)}: rows are missing",
         )
     special = set(special_names(files))
     for text, number in vocab.items():
@@ -76,9 +79,10 @@ def _scores(vocab: dict[str, int], merges: list[str]) -> dict[str, float]:
     """Scores of a SentencePiece BPE model, told from the order of its merges.
 
     Training numbers the pieces in the order it finds them, after the byte pieces, and scores piece ``id`` as
-    ``-(id - first)``; pieces of nothing but ``▁`` are put in later and never win a merge. tokenizer.json lists the
-    merges by falling score. Where ids and merges agree the scores are exactly those of tokenizer.model (checked
-    on Llama 2 and on Mistral's v1); where they do not (Gemma), the merges have the say: only the order counts.
+    ``-(id - first)``; pieces of nothing but ``▁`` are put in later and never win a merge. tokenizer.json
+    lists the merges by falling score. Where ids and merges agree the scores are exactly those of
+    tokenizer.model (checked on Llama 2 and on Mistral's v1); where they do not (Gemma), the merges have the
+    say: only the order counts.
     """
     first = vocab.get("<0xFF>", -1) + 1
     order = {product: None for product in (merge.replace(" ", "", 1) for merge in merges) if product in vocab}

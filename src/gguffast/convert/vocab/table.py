@@ -86,7 +86,7 @@ def _check_texts(source: str, texts: list[str]) -> None:
         for token, text in enumerate(texts):
             if text in first:
                 raise FormatError(
-                    f"{source}: tokens {first[text]} and {token} are both {text!r}; llama.cpp accepts no duplicates"
+                    f"{source}: tokens {first[text]} and {token} are both {text!r}, which llama.cpp refuses"
                 )
             first[text] = token
     try:

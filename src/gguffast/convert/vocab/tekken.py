@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 from typing import Any
 
 from .bpe import byte_letters
@@ -12,10 +13,14 @@ from .special import chat_template_entries, flag_entry, id_entry
 from .table import Entry, TokenTable, TokenType, Vocab
 
 NAME = "tekken.json"
-_OLD_SPECIALS = (  # what versions up to v7 mean when they list none (mistral-common)
-    "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] [/TOOL_RESULTS] [TOOL_CALLS] "
-    "[IMG] <pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] [SUFFIX] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT]"
-).split()
+# What versions up to v7 mean when they list none (mistral-common).
+# fmt: off
+_OLD_SPECIALS = [
+    "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
+    "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]",
+    "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]",
+]
+# fmt: on
 _TEMPLATES = {"v3": "mistral-v3-tekken", "v7": "mistral-v7-tekken"}  # names that llama.cpp knows
 
 
@@ -77,7 +82,9 @@ def _ranks(files: Files, count: int) -> dict[bytes, int]:
     for rank, token in enumerate(vocab[:count]):
         text = _token_bytes(token)
         if not text or text in ranks or token.get("rank") != rank:
-            raise files.damaged(NAME, f"vocab entry {rank} is damaged, a duplicate, or not in the order of its rank")
+            raise files.damaged(
+                NAME, f"vocab entry {rank} is damaged, a duplicate, or not in the order of its rank"
+            )
         ranks[text] = rank
     return ranks
 
@@ -96,16 +103,15 @@ def _spelled(token: bytes, letters: list[str]) -> str:
 def _merges(files: Files, ranks: dict[bytes, int], letters: list[str]) -> list[str]:
     """Every way to make a token from two others, tokens by rank, ways by the ranks of their parts."""
     merges = []
-    for token in ranks:
-        if ranks[token] < 256:
-            continue
+    rank_of = ranks.get
+    for token, rank in itertools.islice(ranks.items(), 256, None):
         ways = []
         for cut in range(1, len(token)):
-            left = ranks.get(token[:cut])
-            if left is not None and (right := ranks.get(token[cut:])) is not None:
+            left = rank_of(token[:cut])
+            if left is not None and (right := rank_of(token[cut:])) is not None:
                 ways.append((left, right, cut))
         if not ways:
-            raise files.damaged(NAME, f"no two tokens make vocab entry {ranks[token]}, {token!r}")
+            raise files.damaged(NAME, f"no two tokens make vocab entry {rank}, {token!r}")
         spelled = _spelled(token, letters)
         merges += [f"{spelled[:cut]} {spelled[cut:]}" for _, _, cut in sorted(ways)]
     return merges
@@ -120,12 +126,13 @@ def _special_ids(files: Files, specials: list[str]) -> list[Entry]:
 
 
 def _template(files: Files, version: str, warnings: list[str]) -> list[Entry]:
-    # From v11 on the reference converter puts in a template of its own collection; the model's is the better one.
-    if entries := chat_template_entries(files):
-        return entries
-    if files.has("chat_template.jinja"):
-        return [Entry("tokenizer.chat_template", files.text("chat_template.jinja"), "STRING")]
     if version in _TEMPLATES:
         return [Entry("tokenizer.chat_template", _TEMPLATES[version], "STRING")]
-    warnings.append(f"{files.directory}: no chat template; give the model one with chat_template.jinja")
-    return []
+    # For later versions the reference converter puts in a template of its own collection; the model's is the
+    # right one.
+    entries = chat_template_entries(files)
+    if not entries and files.has("chat_template.jinja"):
+        entries = [Entry("tokenizer.chat_template", files.text("chat_template.jinja"), "STRING")]
+    if not entries:
+        warnings.append(f"{files.directory}: no chat template: put the model's chat_template.jinja there")
+    return entries
