@@ -1,10 +1,10 @@
 """Tokens that a tokenizer has besides its model's, as transformers merges them from three files.
 
 tokenizer.json lists them with their ids; tokenizer_config.json's ``added_tokens_decoder`` overrides their
-flags and may add more; tokens that tokenizer_config.json merely names (``eos_token``, …) are special even
-when nothing else says so. Files of the older kind, without ``added_tokens_decoder``, have a
-special_tokens_map.json that counts instead of those names. (transformers 4.57,
-``PreTrainedTokenizerBase._from_pretrained`` and ``PreTrainedTokenizerFast.__init__``.)
+flags and may add more; tokens that tokenizer_config.json merely names (``eos_token``, …) become special,
+unless tokenizer.json alone lists them and says otherwise. Files of the older kind, without
+``added_tokens_decoder``, have a special_tokens_map.json that counts instead of those names. (transformers
+4.57, ``PreTrainedTokenizerBase._from_pretrained`` and ``PreTrainedTokenizerFast.__init__``.)
 """
 
 from __future__ import annotations
@@ -46,13 +46,17 @@ def added_tokens(files: Files, vocab: dict[str, int]) -> dict[int, AddedToken]:
     ids = vocab.copy()
     for token in dicts(files.json("tokenizer.json").get("added_tokens")):
         _add(files, "tokenizer.json", found, ids, token, token.get("id"))
-    named = special_names(files)
-    for key, token in _decoder(files).items():
+    decoder = files.json("tokenizer_config.json").get("added_tokens_decoder")
+    listed = set()
+    for key, token in as_dict(decoder).items():
         _add(files, "tokenizer_config.json", found, ids, as_dict(token), as_id(key))
-    for name in named:
+        listed.add(content(token))
+    for name in special_names(files):
         number = ids[name] if name in ids else max([len(vocab) - 1, *found]) + 1
-        known = found.get(number, AddedToken(name, special=True, normalized=False))
-        found[number] = replace(known, special=True)
+        if number not in found:
+            found[number] = AddedToken(name, special=True, normalized=False)
+        elif decoder is None or name in listed:
+            found[number] = replace(found[number], special=True)
         ids[name] = number
     return found
 
@@ -76,10 +80,6 @@ def _add(
         raise files.damaged(name, f"id {number} is given to two tokens, {found[number].text!r} and {text!r}")
     special = token.get("special") is True
     found[number] = AddedToken(text, special, normalized=token.get("normalized", not special) is True)
-
-
-def _decoder(files: Files) -> dict[str, Any]:
-    return as_dict(files.json("tokenizer_config.json").get("added_tokens_decoder"))
 
 
 def special_names(files: Files) -> list[str]:
