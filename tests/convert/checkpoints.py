@@ -1,7 +1,7 @@
 """Real-format checkpoints with random weights, unpacked and rebuilt from the test data.
 
-``checkpoints.tar.xz`` holds whole checkpoints, and for some everything but the weights: those lie elsewhere in the data
-already, as PyTorch files or as the GGUF file that the reference converter made of them, from which they are rebuilt.
+``checkpoints.tar.xz`` holds whole checkpoints, and for some everything but the weights: those lie
+elsewhere in the data, as PyTorch files or as the GGUF file that the reference made of them, and are rebuilt.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+
 from handmade import Raw, write_safetensors
 
 DATA = Path(__file__).parents[1] / "data"
 
-FULL = (
-    "gemma gemma3 granite llama2 llama3 mistral mixtral olmo2 phi3 qwen2 qwen2moe qwen3 qwen3moe smollm3"
-).split()
-NAMES = sorted([*FULL, "gemma2", "llama-bin", "llama-bin-legacy", "llama-wide"])
+FULL = """
+gemma gemma3 granite llama2 llama3 mistral mixtral olmo2 phi3 qwen2 qwen2moe qwen3 qwen3moe smollm3
+"""
+REBUILT = "gemma2 llama-bin llama-bin-legacy llama-wide"
+NAMES = sorted(f"{FULL} {REBUILT}".split())
 
 # These vocabularies are cut down to a few hundred tokens, whose pre-tokenizer the reference had to be told.
 PRE = {name: "qwen2" if name.startswith("qwen") else "llama-bpe" for name in NAMES}
@@ -37,7 +39,7 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_LLAMA_NAMES = {**_NAMES, "ffn_norm": "post_attention_layernorm"}
+LLAMA_NAMES = {**_NAMES, "ffn_norm": "post_attention_layernorm"}
 _GEMMA2_NAMES = {
     **_NAMES,
     "post_attention_norm": "post_attention_layernorm",
@@ -57,7 +59,7 @@ def unpack(folder: Path) -> None:
         archive.extractall(folder, filter="data")
     for name in ("llama-bin", "llama-bin-legacy"):
         shutil.copy(DATA / "checkpoints" / name / "pytorch_model.bin", folder / name)
-    wide = read_weights(DATA / "gguf" / "llama-wide-f16.gguf", _LLAMA_NAMES, {"q_proj": 4, "k_proj": 2})
+    wide = read_weights(DATA / "gguf" / "llama-wide-f16.gguf", LLAMA_NAMES, {"q_proj": 4, "k_proj": 2})
     restore(wide, folder / "llama-wide" / "below-f16.json")
     index = json.loads((folder / "llama-wide" / "model.safetensors.index.json").read_text())["weight_map"]
     for part in sorted(set(index.values())):
@@ -83,12 +85,10 @@ def read_weights(
     weights = {}
     for tensor in gguf.GGUFReader(path).tensors:
         values = np.array(tensor.data, np.float32)
-        name = _GLOBAL_NAMES.get(tensor.name) or re.sub(
-            r"blk\.(\d+)\.(\w+)", lambda m: f"model.layers.{m[1]}.{names[m[2]]}", tensor.name
-        )
+        name = hf_name(tensor.name, names)
         for projection, n in heads.items():
             if projection in name:
-                values = values.reshape(n, -1, 2, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
+                values = half_split(values, n)
         if "norm" in name:
             values = values - np.float32(norm_offset)
         weights[name] = bf16(values)
@@ -105,6 +105,18 @@ def read_safetensors(path: Path) -> dict[str, Raw]:
         name: Raw(t["dtype"], t["shape"], data[start + t["data_offsets"][0] : start + t["data_offsets"][1]])
         for name, t in header.items()
     }
+
+
+def hf_name(name: str, names: Mapping[str, str]) -> str:
+    """Give a GGUF tensor its Hugging Face name."""
+    return _GLOBAL_NAMES.get(name) or re.sub(
+        r"blk\.(\d+)\.(\w+)", lambda m: f"model.layers.{m[1]}.{names[m[2]]}", name
+    )
+
+
+def half_split(values: np.ndarray, heads: int) -> np.ndarray:
+    """Bring the rows of a query or key projection back into the order of Hugging Face."""
+    return values.reshape(heads, -1, 2, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
 
 
 def bf16(values: np.ndarray) -> Raw:

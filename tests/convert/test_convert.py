@@ -11,14 +11,14 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from checkpoints import DATA, NAMES, PRE, read_safetensors
-from handmade import Raw, write_index, write_safetensors
+from checkpoints import DATA, LLAMA_NAMES, NAMES, PRE, read_safetensors
 
 import gguffast
 from gguffast.cli import main
 from gguffast.convert.converter import convert
 from gguffast.gguf import GGUFFile
 from gguffast.quantizer import quantize
+from handmade import Raw, write_index, write_safetensors
 
 DIGESTS = json.loads((DATA / "converted.json").read_text())
 PROJECTIONS = ("gate", "up", "down")
@@ -61,19 +61,25 @@ def test_weights_are_rounded_as_the_auto_file_would_have_them(unpacked: Path, tm
 
 def test_the_number_of_threads_changes_nothing(unpacked: Path, tmp_path: Path) -> None:
     for threads in (1, 4):
-        convert(unpacked / "llama-wide", tmp_path / f"{threads}.gguf", "f16", pre="llama-bpe", threads=threads)
+        convert(
+            unpacked / "llama-wide", tmp_path / f"{threads}.gguf", "f16", pre="llama-bpe", threads=threads
+        )
     assert digest(tmp_path / "1.gguf") == digest(tmp_path / "4.gguf")
 
 
 def test_recipe_options_are_those_of_quantize(unpacked: Path, tmp_path: Path) -> None:
-    options = {"pure": True, "tensor_types": [("attn_v", "q8_0")], "override_kv": {"general.quantized_by": "me"}}
+    options = {
+        "pure": True,
+        "tensor_types": [("attn_v", "q8_0")],
+        "override_kv": {"general.quantized_by": "me"},
+    }
     convert(unpacked / "llama2", tmp_path / "auto.gguf")
     quantize(tmp_path / "auto.gguf", tmp_path / "two.gguf", "Q5_1", **options)
     convert(unpacked / "llama2", tmp_path / "one.gguf", "Q5_1", **options)
     assert digest(tmp_path / "one.gguf") == digest(tmp_path / "two.gguf")
 
 
-# --- Several files ----------------------------------------------------------------------------------------
+# --- Several files -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", [{"split_max_size": "100K"}, {"split_max_tensors": 5}])
@@ -83,7 +89,9 @@ def test_shards_hold_the_model(limit: dict[str, int | str], unpacked: Path, tmp_
     result = convert(unpacked / "llama2", tmp_path / "m-{ftype}.gguf", **limit)
     count = len(result.outputs)
     assert count > 2
-    assert [p.name for p in result.outputs] == [f"m-bf16-{i:05}-of-{count:05}.gguf" for i in range(1, count + 1)]
+    assert [p.name for p in result.outputs] == [
+        f"m-bf16-{i:05}-of-{count:05}.gguf" for i in range(1, count + 1)
+    ]
     one = gguf.GGUFReader(whole)
     parts = [gguf.GGUFReader(path) for path in result.outputs]
     tensors = [tensor for part in parts for tensor in part.tensors]
@@ -93,7 +101,9 @@ def test_shards_hold_the_model(limit: dict[str, int | str], unpacked: Path, tmp_
         keys = [key for key in part.fields if not key.startswith("GGUF.")]
         assert keys[-3:] == ["split.no", "split.count", "split.tensors.count"]
         assert len(keys) == 3 or i == 0
-        assert part.fields["split.no"].types == part.fields["split.count"].types == [gguf.GGUFValueType.UINT16]
+        assert (
+            part.fields["split.no"].types == part.fields["split.count"].types == [gguf.GGUFValueType.UINT16]
+        )
         assert part.fields["split.tensors.count"].types == [gguf.GGUFValueType.INT32]
         assert [part.fields[key].contents() for key in keys[-3:]] == [i, count, len(tensors)]
     if "split_max_size" in limit:
@@ -117,12 +127,16 @@ def test_a_limit_that_is_not_reached_gives_the_usual_file(unpacked: Path, tmp_pa
     assert digest(tmp_path / "m.gguf") == DIGESTS["llama2"]["auto"]
 
 
-# --- Names and kinds of output ------------------------------------------------------------------------------
+# --- Names and kinds of output -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("outtype", "name"),
-    [("auto", "Gemma2-112K-BF16.gguf"), ("q8_0", "Gemma2-112K-Q8_0.gguf"), ("q4_k_m", "Gemma2-112K-Q4_K_M.gguf")],
+    [
+        ("auto", "Gemma2-112K-BF16.gguf"),
+        ("q8_0", "Gemma2-112K-Q8_0.gguf"),
+        ("q4_k_m", "Gemma2-112K-Q4_K_M.gguf"),
+    ],
 )
 def test_a_file_is_named_by_the_gguf_naming_convention(
     outtype: str, name: str, unpacked: Path, tmp_path: Path
@@ -132,9 +146,12 @@ def test_a_file_is_named_by_the_gguf_naming_convention(
 
 
 @pytest.mark.parametrize(
-    ("template", "name"), [("a-{ftype}.gguf", "a-bf16.gguf"), ("{OUTTYPE}.gguf", "BF16.gguf"), ("x.gguf", "x.gguf")]
+    ("template", "name"),
+    [("a-{ftype}.gguf", "a-bf16.gguf"), ("{OUTTYPE}.gguf", "BF16.gguf"), ("x.gguf", "x.gguf")],
 )
-def test_the_type_can_stand_in_the_outputs_name(template: str, name: str, unpacked: Path, tmp_path: Path) -> None:
+def test_the_type_can_stand_in_the_outputs_name(
+    template: str, name: str, unpacked: Path, tmp_path: Path
+) -> None:
     assert convert(unpacked / "gemma2", tmp_path / template, dry_run=True).dst == tmp_path / name
 
 
@@ -155,10 +172,10 @@ def test_a_vocabulary_alone(unpacked: Path, tmp_path: Path) -> None:
         assert [kv for kv in whole.kvs if kv.key != "general.size_label"] == vocabulary.kvs
 
 
-# --- Other tensors than the fixtures have --------------------------------------------------------------------
+# --- Other tensors than the fixtures have ---------------------------------------------------------------
 
 
-# --- Other tensors than the fixtures have -------------------------------------------------------------------
+# --- Other tensors than the fixtures have --------------------------------------------------------------
 
 
 def test_experts_may_be_stacked_already(copy_of: Callable[[str], Path], tmp_path: Path) -> None:
@@ -167,7 +184,9 @@ def test_experts_may_be_stacked_already(copy_of: Callable[[str], Path], tmp_path
     weights = read_safetensors(source / "model.safetensors")
     for layer in range(2):
         prefix = f"model.layers.{layer}.mlp.experts"
-        gate, up, down = ([weights.pop(f"{prefix}.{e}.{p}_proj.weight") for e in range(4)] for p in PROJECTIONS)
+        gate, up, down = (
+            [weights.pop(f"{prefix}.{e}.{p}_proj.weight") for e in range(4)] for p in PROJECTIONS
+        )
         both = b"".join(g.data + u.data for g, u in zip(gate, up, strict=True))
         weights[f"{prefix}.gate_up_proj"] = Raw("BF16", (4, 64, 64), both)
         weights[f"{prefix}.down_proj"] = Raw("BF16", (4, 64, 32), b"".join(d.data for d in down))
@@ -191,7 +210,8 @@ def test_experts_and_layers_are_ordered_by_number_across_shards(
     for part, chosen in parts.items():
         write_safetensors(source / part, {name: weights[name] for name in chosen})
     write_index(
-        source / "model.safetensors.index.json", {name: part for part, chosen in parts.items() for name in chosen}
+        source / "model.safetensors.index.json",
+        {name: part for part, chosen in parts.items() for name in chosen},
     )
     convert(source, tmp_path / "two.gguf")
     with GGUFFile(tmp_path / "one.gguf") as one, GGUFFile(tmp_path / "two.gguf") as other:
@@ -213,7 +233,10 @@ def test_a_multimodal_models_text_part(copy_of: Callable[[str], Path], tmp_path:
     write_safetensors(source / "model.safetensors", moved)
     config = json.loads((source / "config.json").read_text())
     del config["architectures"]
-    outer = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {**config, "vocab_size": 464}}
+    outer = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "text_config": {**config, "vocab_size": 464},
+    }
     (source / "config.json").write_text(json.dumps(outer))
     convert(source, tmp_path / "part.gguf", model_name="m")
     with GGUFFile(tmp_path / "text.gguf") as one, GGUFFile(tmp_path / "part.gguf") as other:
@@ -255,12 +278,55 @@ def test_norms_of_an_f16_gemma_are_added_to_in_f16(copy_of: Callable[[str], Path
     assert found.tolist() != (values.astype(np.float32) + 1).tolist()
 
 
-# --- The command ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("method", ["nf4", "int8"])
+def test_bitsandbytes_weights_become_what_bitsandbytes_makes_of_them(
+    method: str, copy_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source = copy_of("llama-wide")
+    plain = {
+        name: raw for part in source.glob("*.safetensors") for name, raw in read_safetensors(part).items()
+    }
+    for part in source.glob("*.safetensors*"):
+        part.unlink()
+    stored = read_safetensors(DATA / "bitsandbytes" / f"{method}.safetensors")
+    layer = {name: raw for name, raw in stored.items() if name.startswith("model.layers.0.")}
+    write_safetensors(source / "model.safetensors", {**plain, **layer})
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": method == "nf4"}
+    (source / "config.json").write_text(json.dumps(config))
+    convert(source, tmp_path / "f32.gguf", "f32", pre="llama-bpe")
+    expected = json.loads((DATA / "checkpoint_digests.json").read_text())[method]
+    with GGUFFile(tmp_path / "f32.gguf") as file:
+        found = {
+            f"model.layers.0.{LLAMA_NAMES[t.name.split('.')[2]]}.weight": hashlib.sha256(
+                t.data.tobytes()
+            ).hexdigest()
+            for t in file.tensors
+            if t.name.startswith("blk.0.")
+        }
+    of_layer = {name: value for name, value in expected.items() if name.startswith("model.layers.0.")}
+    assert len(of_layer) >= 5
+    assert of_layer.items() <= found.items()
+    # BF16 weights, dequantized to BF16: what the auto file holds, and quantization starts from.
+    assert convert(source, tmp_path / "x.gguf", pre="llama-bpe", dry_run=True).file_type == "BF16"
+
+
+# --- The command ----------------------------------------------------------------------------------------
 
 
 def test_the_command(unpacked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = str(unpacked / "gemma2"), tmp_path / "g-{ftype}.gguf"
-    options = ["--outfile", str(output), "--outtype", "q4_k_m", "--json", "--threads", "1", "--model-name", "G"]
+    options = [
+        "--outfile",
+        str(output),
+        "--outtype",
+        "q4_k_m",
+        "--json",
+        "--threads",
+        "1",
+        "--model-name",
+        "G",
+    ]
     assert main(["convert", source, *options]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["output"] == str(tmp_path / "g-q4_k_m.gguf")

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import read_safetensors
-from handmade import Raw, write_safetensors
 
 from gguffast.cli import main
 from gguffast.convert.converter import convert
 from gguffast.errors import DataError, FileError, FormatError, GGUFFastError, OptionError
+from handmade import Raw, write_safetensors
 
 Copy = Callable[[str], Path]
 
@@ -61,38 +61,93 @@ Q = "model.layers.1.self_attn.q_proj.weight"
 
 CASES: dict[str, tuple[Callable[[Path], None], type[GGUFFastError], str]] = {
     "no config": (files("config.json"), FileError, "no config.json"),
-    "config is not JSON": (text("config.json", '{"a": 1,\n "b" 2}'), FormatError, r"config.json.* line 2, column 6"),
+    "config is not JSON": (
+        text("config.json", '{"a": 1,\n "b" 2}'),
+        FormatError,
+        r"config.json.* line 2, column 6",
+    ),
     "config is not UTF-8": (text("config.json", b'{"a": "\xff"}'), FormatError, "config.json.*not UTF-8"),
     "config is a list": (text("config.json", "[1]"), FormatError, "expected a JSON object.*found list"),
     "config is deep": (text("config.json", "[" * 100_000), FormatError, "config.json"),
     "no class": (config(architectures=...), FormatError, '"architectures"'),
     "class of a wrong kind": (config(architectures=[7]), FormatError, '"architectures"'),
-    "unknown class": (config(architectures=["XForCausalLM"]), OptionError, "'XForCausalLM'.*known: .*LlamaForCausalLM"),
-    "layers in words": (config(num_hidden_layers="two"), FormatError, '"num_hidden_layers" is "two"; expected a whole'),
-    "no heads": (config(num_attention_heads=0), FormatError, '"num_attention_heads" is 0; expected a whole number'),
-    "more layers than there are": (config(num_hidden_layers=10**9), FormatError, r"model\.layers\.2\.[\w.]+ is missing"),
-    "fewer layers than there are": (config(num_hidden_layers=1), FormatError, r"layer 1, but .*config.json says .* 1"),
-    "epsilon in words": (config(rms_norm_eps="small"), FormatError, '"rms_norm_eps" is "small"; expected a number'),
+    "unknown class": (
+        config(architectures=["XForCausalLM"]),
+        OptionError,
+        "'XForCausalLM'.*known: .*LlamaForCausalLM",
+    ),
+    "layers in words": (
+        config(num_hidden_layers="two"),
+        FormatError,
+        '"num_hidden_layers" is "two"; expected a whole',
+    ),
+    "no heads": (
+        config(num_attention_heads=0),
+        FormatError,
+        '"num_attention_heads" is 0; expected a whole number',
+    ),
+    "more layers than there are": (
+        config(num_hidden_layers=10**9),
+        FormatError,
+        r"model\.layers\.2\.[\w.]+ is missing",
+    ),
+    "fewer layers than there are": (
+        config(num_hidden_layers=1),
+        FormatError,
+        r"layer 1, but .*config.json says .* 1",
+    ),
+    "epsilon in words": (
+        config(rms_norm_eps="small"),
+        FormatError,
+        '"rms_norm_eps" is "small"; expected a number',
+    ),
     "rope of a wrong kind": (config(rope_scaling=[1]), FormatError, '"rope_scaling".*expected an object'),
     "unknown rope": (config(rope_scaling={"type": "x"}), OptionError, 'rope type "x" is not supported'),
-    "rope without factor": (config(rope_scaling={"type": "linear"}), FormatError, "rope_scaling.factor.* is missing"),
+    "rope without factor": (
+        config(rope_scaling={"type": "linear"}),
+        FormatError,
+        "rope_scaling.factor.* is missing",
+    ),
     "heads that do not fit": (config(hidden_size=60), FormatError, r"shape \[\d+, 64\], but .* makes it"),
-    "odd heads": (config(num_attention_heads=64, num_key_value_heads=64, head_dim=1), FormatError, "64 heads of even"),
+    "odd heads": (
+        config(num_attention_heads=64, num_key_value_heads=64, head_dim=1),
+        FormatError,
+        "64 heads of even",
+    ),
     "no weights": (files("model.safetensors"), FormatError, "model.*safetensors"),
     "missing tensor": (weights({Q: None}), FormatError, f"tensor {Q} is missing"),
     "missing head": (weights({"lm_head.weight": None}), FormatError, "tensor lm_head.weight is missing"),
-    "unknown tensor": (weights({"model.layers.0.x.weight": NAN}), FormatError, "model.layers.0.x.weight.*no such tensor"),
+    "unknown tensor": (
+        weights({"model.layers.0.x.weight": NAN}),
+        FormatError,
+        "model.layers.0.x.weight.*no such tensor",
+    ),
     "tensor of another shape": (
         weights({Q: Raw("BF16", (32, 64), bytes(4096))}),
         FormatError,
         rf"tensor {Q}: shape \[32, 64\], but .*config.json makes it \[64, 64\]",
     ),
-    "tensor of another rank": (weights({Q: Raw("BF16", (4096,), bytes(8192))}), FormatError, rf"tensor {Q}: shape"),
-    "NaN": (weights({"model.norm.weight": NAN}), DataError, "tensor 'output_norm.weight', row 0: NaN or infinity"),
+    "tensor of another rank": (
+        weights({Q: Raw("BF16", (4096,), bytes(8192))}),
+        FormatError,
+        rf"tensor {Q}: shape",
+    ),
+    "NaN": (
+        weights({"model.norm.weight": NAN}),
+        DataError,
+        "tensor 'output_norm.weight', row 0: NaN or infinity",
+    ),
     "no tokenizer": (files("tokenizer.model"), FormatError, "tokenizer"),
-    "vocabulary larger than the embedding": (config(vocab_size=100), FormatError, "400|100"),
-    "model card that is not YAML": (text("README.md", "---\na: b\nlicense: [x\n---\n"), FormatError, "README.md, line"),
-    "model card of a wrong kind": (text("README.md", "---\nlicense: {a: 1}\n---\n"), FormatError, "model card.*general.license"),
+    "model card that is not YAML": (
+        text("README.md", "---\na: b\nlicense: [x\n---\n"),
+        FormatError,
+        "README.md, line",
+    ),
+    "model card of a wrong kind": (
+        text("README.md", "---\nlicense: {a: 1}\n---\n"),
+        FormatError,
+        "model card.*general.license",
+    ),
 }
 
 
@@ -131,6 +186,19 @@ def test_a_missing_bias(copy_of: Copy, tmp_path: Path) -> None:
         convert(folder, tmp_path / "x.gguf", pre="qwen2")
 
 
+def test_a_vocabulary_larger_than_the_embedding(copy_of: Copy, tmp_path: Path) -> None:
+    folder = copy_of("llama3")
+    edit_json(folder / "config.json", vocab_size=600)
+    weights = read_safetensors(folder / "model.safetensors")
+    short = {
+        name: Raw("BF16", (600, 64), weights[name].data[: 600 * 64 * 2])
+        for name in ("lm_head.weight", "model.embed_tokens.weight")
+    }
+    edit_weights(folder, **short)
+    with pytest.raises(FormatError, match=r"60\d.*600"):
+        convert(folder, tmp_path / "x.gguf", pre="llama-bpe")
+
+
 def test_a_tensor_under_two_names(copy_of: Copy, tmp_path: Path) -> None:
     folder = copy_of("gemma3")
     name = "model.norm.weight"
@@ -166,7 +234,9 @@ def test_weights_too_large_for_f16(copy_of: Copy, tmp_path: Path) -> None:
         ({"outtype": "q4_0", "include_weights": ["x"]}, "need an importance matrix"),
     ],
 )
-def test_options_that_make_no_sense(options: dict[str, Any], message: str, unpacked: Path, tmp_path: Path) -> None:
+def test_options_that_make_no_sense(
+    options: dict[str, Any], message: str, unpacked: Path, tmp_path: Path
+) -> None:
     with pytest.raises(GGUFFastError, match=message):
         convert(unpacked / "llama2", tmp_path / "x.gguf", **options)
     assert list(tmp_path.iterdir()) == []
@@ -182,7 +252,7 @@ def test_metadata_that_is_not_there(unpacked: Path, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="--metadata"):
         convert(unpacked / "llama2", tmp_path / "x.gguf", metadata=tmp_path / "m.json")
     (tmp_path / "m.json").write_text("[]")
-    with pytest.raises(FormatError, match="m.json: expected a JSON object"):
+    with pytest.raises(FormatError, match=r"m\.json: expected a JSON object"):
         convert(unpacked / "llama2", tmp_path / "x.gguf", metadata=tmp_path / "m.json")
 
 
