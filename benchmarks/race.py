@@ -29,7 +29,8 @@ import statement
 REFERENCE = "llama.cpp"
 ROWS, COLUMNS = 512, 4096  # 2 M weights
 
-Contender = Callable[[np.ndarray, str, np.ndarray | None], np.ndarray]
+# (weights, type name, importance or None, room for the bytes) -> bytes
+Contender = Callable[[np.ndarray, str, np.ndarray | None, np.ndarray], np.ndarray]
 
 
 def weights() -> np.ndarray:
@@ -43,26 +44,28 @@ def importance() -> np.ndarray:
 
 
 def contenders(name: str, *, weighted: bool) -> dict[str, Contender]:
-    """Who can quantize to the type: label -> function(x, type name, importance or None) -> bytes."""
+    """Who can quantize to the type, by their labels."""
     found: dict[str, Contender] = {REFERENCE: oracle.quantize}
     for target in gguffast.targets():
         found[f"gguffast {target}"] = _on_target(target)
     if name in statement.ROWS:
         found["numba"] = statement.quantize
     if not weighted and name in ("BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"):
-        found["gguf-py"] = lambda x, name, _: gguf.quants.quantize(x, gguf.GGMLQuantizationType[name])
+        found["gguf-py"] = _gguf_py
     return found
 
 
 def _on_target(target: str) -> Contender:
-    def quantize(x: np.ndarray, name: str, importance: np.ndarray | None) -> np.ndarray:
-        gguffast.set_target(target)
-        number, block, nbytes = oracle.BLOCKS[name]
-        out = np.empty((x.shape[0], x.shape[1] // block * nbytes), np.uint8)
-        _core.quantize(number, x, x.shape[1], out, importance)
+    def quantize(x: np.ndarray, name: str, importance: np.ndarray | None, out: np.ndarray) -> np.ndarray:
+        assert gguffast.set_target(target)
+        _core.quantize(oracle.BLOCKS[name][0], x, x.shape[1], out, importance)
         return out
 
     return quantize
+
+
+def _gguf_py(x: np.ndarray, name: str, importance: np.ndarray | None, out: np.ndarray) -> np.ndarray:
+    return gguf.quants.quantize(x, gguf.GGMLQuantizationType[name])
 
 
 def race(
@@ -93,10 +96,12 @@ def measure(name: str, *, weighted: bool, rounds: int = 15) -> dict[str, dict[st
     expected = oracle.quantize(x, name, w)
     differing = {}
     for label, quantize in who.items():
-        got = quantize(x, name, w)  # also the warm-up
+        got = quantize(x, name, w, np.empty_like(expected))  # also the warm-up
         differing[label] = float(np.mean(got != expected))
         assert differing[label] == 0 or label == "gguf-py", f"{label} gives other {name} bytes than llama.cpp"
-    runners = {label: lambda f=f: f(x, name, w) for label, f in who.items()}
+    # Everybody writes into the same memory, so that nobody's time holds the first touch of fresh pages.
+    room = np.empty_like(expected)
+    runners = {label: lambda f=f: f(x, name, w, room) for label, f in who.items()}
     medians = {label: statistics.median(t) for label, t in race(runners, rounds=rounds).items()}
     return {
         label: {

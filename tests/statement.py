@@ -835,7 +835,10 @@ ROWS = {
 
 
 def quantize(
-    x: NDArray[np.float32], name: str, importance: NDArray[np.float32] | None = None
+    x: NDArray[np.float32],
+    name: str,
+    importance: NDArray[np.float32] | None = None,
+    out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """Quantize rows.
 
@@ -844,13 +847,15 @@ def quantize(
     x : float32 array [rows, columns], contiguous
     name : a key of `ROWS`
     importance : float32 array [columns], optional
+    out : uint8 array [rows, bytes of a row], optional
 
     Returns
     -------
     uint8 array [rows, bytes of a row]
     """
     row, block, nbytes, *arguments = ROWS[name]
-    out = np.empty((x.shape[0], x.shape[1] // block * nbytes), np.uint8)
+    if out is None:
+        out = np.empty((x.shape[0], x.shape[1] // block * nbytes), np.uint8)
     weights = np.empty(0, np.float32) if importance is None else importance
     for source, target in zip(x, out, strict=True):
         row(source, weights, target, *arguments)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from compiled_rows import build, check
 from gguf_bytes import small_file
 
 ROOT = Path(__file__).parent.parent
@@ -42,3 +44,17 @@ def test_the_header_parser_is_clean(compiler: str, tmp_path: Path) -> None:
         accepted, refused = (int(word) for word in ran.stdout.split() if word.isdigit())
         assert accepted + refused == rounds
         assert min(accepted, refused) > rounds // 50, "both sides are exercised"
+
+
+VECTORS = {"x86_64": {"avx2": ["-mavx2", "-mf16c"]}, "aarch64": {"neon": []}}
+KERNELS = {"portable": [], **VECTORS.get(platform.machine(), {})}
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize("target", KERNELS)
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_kernels_are_clean(compiler: str, target: str, tmp_path: Path) -> None:
+    """And give llama.cpp's bytes, whichever compiler built them."""
+    sanitize = [*SANITIZE, "-fsanitize=float-cast-overflow", "-g"]
+    program = build(tmp_path, compiler, target, KERNELS[target], sanitize)
+    check([str(program)], every_case=platform.machine() == "x86_64")

@@ -14,6 +14,17 @@
 #define INLINE static inline
 #endif
 
+/* The number of the lowest bit that is set; one is. */
+INLINE int lowest_bit(uint32_t bits) {
+#if defined(__GNUC__) || defined(__clang__)
+    return __builtin_ctz(bits);
+#else
+    int n = 0;
+    for (; !(bits & 1); bits >>= 1) n++;
+    return n;
+#endif
+}
+
 /* Below this llama.cpp takes a group of weights for zeros. */
 #define GROUP_EPS 1e-15f
 
@@ -74,24 +85,15 @@ INLINE lanes sum_of_squares(const float *const rows[LANES], size_t n) {
     return sum;
 }
 
-/* Levels of n weights of one block from a fit: level = nearest(scale * (x - min)), 0 … nmax.  In memory order:
+/* The levels of LANES weights of one block, from a fit: nearest(scale * (x - min)), 0 … nmax.  In memory order, for
  * nothing is summed here. */
-INLINE void levels_affine(const float *x, int n, float scale, float min, float nmax, uint8_t *levels) {
-    for (int i = 0; i < n; i += LANES) {
-        const lanes v = v_nearest_any(v_set(scale) * (v_load(x + i) - v_set(min)));
-        v_store_u8(levels + i, clamp(v, 0, nmax));
-    }
+INLINE lanes levels_affine(const float *x, float scale, float min, float nmax) {
+    return clamp(v_nearest_any(v_set(scale) * (v_load(x) - v_set(min))), 0, nmax);
 }
 
-/* Likewise around zero: level = nearest(scale * x) + nmax, 0 … 2 * nmax - 1; but a fit of zeros, whose scale is 0,
- * has level 0 throughout. */
-INLINE void levels_symmetric(const float *x, int n, float scale, float nmax, uint8_t *levels) {
-    if (scale == 0) {
-        memset(levels, 0, (size_t)n);
-        return;
-    }
-    for (int i = 0; i < n; i += LANES) {
-        const lanes v = v_nearest_any(v_set(scale) * v_load(x + i));
-        v_store_u8(levels + i, clamp(v, -nmax, nmax - 1) + v_set(nmax));
-    }
+/* Likewise around zero: nearest(scale * x) + nmax, 0 … 2 * nmax - 1; but a fit of zeros, whose scale is 0, has
+ * level 0 throughout. */
+INLINE lanes levels_symmetric(const float *x, float scale, float nmax) {
+    if (scale == 0) return v_set(0);
+    return clamp(v_nearest_any(v_set(scale) * v_load(x)), -nmax, nmax - 1) + v_set(nmax);
 }

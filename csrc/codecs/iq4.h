@@ -53,11 +53,13 @@ INLINE void fit_iq4_group(const group *g, int block, float scale[][LANES]) {
     }
 }
 
+/* The names of the values nearest to divide * x, two to a byte. */
 INLINE void pack_iq4(const float *x, float divide, uint8_t qs[QK / 2]) {
-    uint8_t levels[QK];
-    for (int i = 0; i < QK; i += LANES)
-        v_store_u8(levels + i, v_staircase(v_set(divide) * v_load(x + i), iq4_steps, iq4_names));
-    pack_nibbles(levels, qs);
+    for (int i = 0; i < QK / 2; i += LANES) {
+        const lanes low = v_staircase(v_set(divide) * v_load(x + i), iq4_steps, iq4_names);
+        const lanes high = v_staircase(v_set(divide) * v_load(x + QK / 2 + i), iq4_steps, iq4_names);
+        v_store_nibbles(qs + i, low, high);
+    }
 }
 
 static void quantize_IQ4_NL(const float *src, void *dst, size_t nrows, size_t ncols, const float *importance) {

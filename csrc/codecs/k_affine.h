@@ -3,7 +3,7 @@
 
 typedef struct {
     int n; /* weights in a sub-block: 16 (Q2_K) or 32 */
-    int nmax;
+    float nmax;
     affine_search search, search_importance;
     float squares; /* with an importance matrix: how many times the mean square goes into the weights */
 } affine_kind;
@@ -108,15 +108,11 @@ INLINE void affine_levels(const affine_kind *kind, const float *x, const affine_
     const int n = kind->n;
     for (int j = 0; j < QK_K / n; j++) {
         const float d = all_d * h->scale[j], dm = all_dm * h->min[j];
-        const int at = j * n;
-        if (d == 0) {
-            levels_affine(x + at, n, fits->level_scale[j][lane], fits->level_min[j][lane], (float)kind->nmax,
-                          levels + at);
-            continue;
-        }
-        for (int i = at; i < at + n; i += LANES) {
-            const lanes v = v_nearest_any((v_load(x + i) + v_set(dm)) / v_set(d));
-            v_store_u8(levels + i, clamp(v, 0, (float)kind->nmax));
+        for (int i = j * n; i < (j + 1) * n; i += LANES) {
+            lanes l;
+            if (d == 0) l = levels_affine(x + i, fits->level_scale[j][lane], fits->level_min[j][lane], kind->nmax);
+            else l = clamp(v_nearest_any((v_load(x + i) + v_set(dm)) / v_set(d)), 0, kind->nmax);
+            v_store_u8(levels + i, l);
         }
     }
 }

@@ -20,13 +20,11 @@ INLINE void symmetric_levels(const float *x, float all_d, const int scale[SUBS],
             for (int i = 16 * j; i < 16 * j + 16; i++) levels[i] = (uint8_t)fits->level[i][lane];
             continue;
         }
-        if (d == 0) {
-            levels_symmetric(x + 16 * j, 16, fits->level_scale[j][lane], nmax, levels + 16 * j);
-            continue;
-        }
         for (int i = 16 * j; i < 16 * j + 16; i += LANES) {
-            const lanes v = v_nearest_any(v_load(x + i) / v_set(d));
-            v_store_u8(levels + i, clamp(v, -nmax, nmax - 1) + v_set(nmax));
+            lanes l;
+            if (d == 0) l = levels_symmetric(x + i, fits->level_scale[j][lane], nmax);
+            else l = clamp(v_nearest_any(v_load(x + i) / v_set(d)), -nmax, nmax - 1) + v_set(nmax);
+            v_store_u8(levels + i, l);
         }
     }
 }

@@ -1,105 +1,98 @@
 /* Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: blocks of 32 weights with one scale, and for the _1 types a minimum. */
 
+/* The levels of a block, LANES at a time. */
+typedef struct {
+    lanes at[QK / LANES];
+} block_levels;
+
 /* ---- plain: the extremes of a block decide everything --------------------------------------------------------- */
 
-/* The first weight of a block for which `is` holds.  Equal numbers need not be alike (zeros have signs). */
-#define FIRST_WEIGHT(x, is)                                                                                            \
-    for (int i = 0; i < QK; i += LANES) {                                                                              \
-        const lanes v = v_load(x + i);                                                                                 \
-        const int at = v_first(is);                                                                                    \
-        if (at < LANES) return x[i + at];                                                                              \
-    }
-
-INLINE float first_of_magnitude(const float *x, float magnitude) {
-    if (magnitude == 0) return 0; /* and not the -0 that a block of zeros may begin with */
-    FIRST_WEIGHT(x, v_eq(v_abs(v), v_set(magnitude)))
-    return 0;
-}
-
+/* The first weight of a block that equals `value`: zeros are equal, but have signs. */
 INLINE float first_equal(const float *x, float value) {
-    FIRST_WEIGHT(x, v_eq(v, v_set(value)))
-    return 0;
+    for (int i = 0; value == 0; i++)
+        if (x[i] == 0) return x[i];
+    return value;
 }
 
-INLINE float largest_magnitude(const float *x) {
+/* The weight of the largest magnitude, the first of equals; in a block of zeros 0, of whichever sign they are. */
+INLINE float first_largest(const float *x) {
     lanes m = v_abs(v_load(x));
     for (int i = LANES; i < QK; i += LANES) m = v_max(m, v_abs(v_load(x + i)));
-    return v_largest(m);
-}
-
-/* level = (x - min) * scale + half, cut off, at most nmax.  A scale that is not finite comes from a block whose span
- * leaves float's range; x86 then converts infinities and NaN to a number whose low byte is 0, for every weight. */
-INLINE void levels_plain(const float *x, float min, float scale, bool broken, float half, float nmax,
-                         uint8_t levels[QK]) {
-    if (broken) {
-        memset(levels, 0, QK);
-        return;
+    const float magnitude = v_largest(m);
+    for (int i = 0; magnitude != 0; i += LANES) {
+        const uint32_t found = v_bits(v_eq(v_abs(v_load(x + i)), v_set(magnitude)));
+        if (found) return x[i + lowest_bit(found)];
     }
-    for (int i = 0; i < QK; i += LANES) {
-        const lanes v = (v_load(x + i) - v_set(min)) * v_set(scale) + v_set(half);
-        v_store_u8(levels + i, v_min(v, v_set(nmax)));
-    }
+    return 0;
 }
 
 INLINE bool not_finite(float a) { return !(fabsf(a) <= FLT_MAX); }
 
+/* level = (x - min) * scale + half, cut off, at most nmax.  `broken`: the block's span leaves float's range, so that
+ * its scale is not finite; x86 then converts infinities and NaN to a number whose low byte is 0. */
+INLINE block_levels levels_plain(const float *x, float min, float scale, bool broken, float half, float nmax) {
+    block_levels levels;
+    for (int i = 0; i < QK / LANES; i++) {
+        const lanes v = (v_load(x + i * LANES) - v_set(min)) * v_set(scale) + v_set(half);
+        levels.at[i] = v_set(0);
+        if (!broken) levels.at[i] = v_min(v, v_set(nmax));
+    }
+    return levels;
+}
+
 /* Around zero: the weight of the largest magnitude gets level 0. */
-INLINE gf_half plain_symmetric(const float *x, int nmax, uint8_t levels[QK]) {
-    const float d = first_of_magnitude(x, largest_magnitude(x)) / (float)-nmax;
-    const float scale = d != 0 ? 1 / d : 0;
-    levels_plain(x, 0, scale, not_finite(scale), (float)nmax + 0.5f, (float)(2 * nmax - 1), levels);
-    return gf_half_from_float(d);
+INLINE block_levels plain_symmetric(const float *x, int nmax, gf_half *d_out) {
+    const float d = first_largest(x) / (float)-nmax, scale = d != 0 ? 1 / d : 0;
+    *d_out = gf_half_from_float(d);
+    return levels_plain(x, 0, scale, not_finite(scale), (float)nmax + 0.5f, (float)(2 * nmax - 1));
 }
 
 /* From the least weight, level 0, to the largest, level nmax. */
-INLINE gf_half plain_affine(const float *x, int nmax, gf_half *m, uint8_t levels[QK]) {
+INLINE block_levels plain_affine(const float *x, int nmax, gf_half *d_out, gf_half *m_out) {
     lanes low = v_load(x), high = low;
     for (int i = LANES; i < QK; i += LANES) {
-        const lanes v = v_load(x + i);
-        low = v_min(v, low);
-        high = v_max(v, high);
+        low = v_min(v_load(x + i), low);
+        high = v_max(v_load(x + i), high);
     }
     const float min = first_equal(x, v_smallest(low)), max = first_equal(x, v_largest(high));
-    const float d = (max - min) / (float)nmax;
-    const float scale = d != 0 ? 1 / d : 0;
-    levels_plain(x, min, scale, not_finite(scale) || not_finite(d), 0.5f, (float)nmax, levels);
-    *m = gf_half_from_float(min);
-    return gf_half_from_float(d);
+    const float d = (max - min) / (float)nmax, scale = d != 0 ? 1 / d : 0;
+    *d_out = gf_half_from_float(d);
+    *m_out = gf_half_from_float(min);
+    return levels_plain(x, min, scale, not_finite(scale) || not_finite(d), 0.5f, (float)nmax);
 }
 
 /* ---- packing -------------------------------------------------------------------------------------------------- */
 
-INLINE void pack_nibbles(const uint8_t levels[QK], uint8_t qs[QK / 2]) {
-    for (int i = 0; i < QK / 2; i++) qs[i] = (uint8_t)((levels[i] & 15) | (levels[i + QK / 2] & 15) << 4);
+INLINE void pack_nibbles(const block_levels *levels, uint8_t qs[QK / 2]) {
+    for (int i = 0; i < QK / 2 / LANES; i++)
+        v_store_nibbles(qs + i * LANES, levels->at[i], levels->at[i + QK / 2 / LANES]);
 }
 
-INLINE void pack_fifth_bits(const uint8_t levels[QK], uint8_t qh[4]) {
-    for (int b = 0; b < 4; b++) {
-        unsigned bits = 0;
-        for (int i = 0; i < 8; i++) bits |= (levels[8 * b + i] >> 4 & 1u) << i;
-        qh[b] = (uint8_t)bits;
-    }
+INLINE void pack_fifth_bits(const block_levels *levels, uint8_t qh[4]) {
+    uint32_t bits = 0;
+    for (int i = 0; i < QK / LANES; i++) bits |= v_bits(v_ge(levels->at[i], v_set(16))) << i * LANES;
+    for (int b = 0; b < 4; b++) qh[b] = (uint8_t)(bits >> 8 * b);
 }
 
-INLINE void pack_Q4_0(gf_half d, gf_half m, const uint8_t levels[QK], block_Q4_0 *y) {
+INLINE void pack_Q4_0(gf_half d, gf_half m, const block_levels *levels, block_Q4_0 *y) {
     (void)m;
     y->d = d;
     pack_nibbles(levels, y->qs);
 }
 
-INLINE void pack_Q4_1(gf_half d, gf_half m, const uint8_t levels[QK], block_Q4_1 *y) {
+INLINE void pack_Q4_1(gf_half d, gf_half m, const block_levels *levels, block_Q4_1 *y) {
     y->d = d, y->m = m;
     pack_nibbles(levels, y->qs);
 }
 
-INLINE void pack_Q5_0(gf_half d, gf_half m, const uint8_t levels[QK], block_Q5_0 *y) {
+INLINE void pack_Q5_0(gf_half d, gf_half m, const block_levels *levels, block_Q5_0 *y) {
     (void)m;
     y->d = d;
     pack_fifth_bits(levels, y->qh);
     pack_nibbles(levels, y->qs);
 }
 
-INLINE void pack_Q5_1(gf_half d, gf_half m, const uint8_t levels[QK], block_Q5_1 *y) {
+INLINE void pack_Q5_1(gf_half d, gf_half m, const block_levels *levels, block_Q5_1 *y) {
     y->d = d, y->m = m;
     pack_fifth_bits(levels, y->qh);
     pack_nibbles(levels, y->qs);
@@ -128,76 +121,78 @@ INLINE void row_weights(const row_group *r, const float *importance, size_t b, l
     for (int i = 0; i < QK; i++) w[i] = v_set(importance[b * QK + i]) * v_sqrt(r->mean_square + x[i] * x[i]);
 }
 
-INLINE void fitted_symmetric(const row_group *r, const float *importance, size_t b, int nmax, gf_half d[LANES],
-                             uint8_t levels[LANES][QK]) {
+/* What block b of each row becomes. */
+typedef struct {
+    float d[LANES], m[LANES];
+    float level_scale[LANES], level_min[LANES];
+} row_fits;
+
+INLINE row_fits fit_rows_symmetric(const row_group *r, const float *importance, size_t b, float nmax) {
     lanes x[QK], w[QK];
+    row_fits fits = {{0}, {0}, {0}, {0}};
     row_weights(r, importance, b, x, w);
-    const symmetric_fit fit = fit_symmetric(x, w, QK, (float)nmax, true);
-    float scale[LANES], level_scale[LANES];
-    v_store(scale, fit.scale);
-    v_store(level_scale, fit.level_scale);
-    for (size_t k = 0; k < r->rows.count; k++) {
-        d[k] = gf_half_from_float(scale[k]);
-        levels_symmetric(r->rows.x[k] + b * QK, QK, level_scale[k], (float)nmax, levels[k]);
-    }
+    const symmetric_fit fit = fit_symmetric(x, w, QK, nmax, true);
+    v_store(fits.d, fit.scale);
+    v_store(fits.level_scale, fit.level_scale);
+    return fits;
 }
 
-INLINE void fitted_affine(const row_group *r, const float *importance, size_t b, affine_search search,
-                          gf_half d[LANES], gf_half m[LANES], uint8_t levels[LANES][QK]) {
+INLINE row_fits fit_rows_affine(const row_group *r, const float *importance, size_t b, affine_search search) {
     lanes x[QK], w[QK];
+    row_fits fits;
     row_weights(r, importance, b, x, w);
     const affine_fit fit = fit_affine(x, w, QK, search);
-    float scale[LANES], min[LANES], level_scale[LANES], level_min[LANES];
-    v_store(scale, fit.scale);
-    v_store(min, fit.min);
-    v_store(level_scale, fit.level_scale);
-    v_store(level_min, fit.level_min);
-    for (size_t k = 0; k < r->rows.count; k++) {
-        d[k] = gf_half_from_float(scale[k]);
-        m[k] = gf_half_from_float(min[k]);
-        levels_affine(r->rows.x[k] + b * QK, QK, level_scale[k], level_min[k], search.nmax, levels[k]);
-    }
+    v_store(fits.d, fit.scale);
+    v_store(fits.m, fit.min);
+    v_store(fits.level_scale, fit.level_scale);
+    v_store(fits.level_min, fit.level_min);
+    return fits;
 }
 
 /* ---- the codecs ----------------------------------------------------------------------------------------------- */
 
-#define QUANTIZE_LEGACY(name, PLAIN, FITTED)                                                                           \
+/* PLAIN: levels of the block x, and its d and m.  FIT: of block b of the rows r.  LEVELS: LANES levels from x + i, from the
+ * fit of lane k. */
+#define QUANTIZE_LEGACY(name, PLAIN, FIT, LEVELS)                                                                      \
     static void quantize_##name(const float *src, void *dst, size_t nrows, size_t ncols, const float *importance) {   \
         const size_t per_row = ncols / QK;                                                                             \
         block_##name *y = dst;                                                                                         \
-        if (!importance) {                                                                                             \
-            for (size_t b = 0; b < nrows * per_row; b++) {                                                             \
-                const float *x = src + b * QK;                                                                         \
-                uint8_t levels[QK];                                                                                    \
-                gf_half d, m = {{0, 0}};                                                                               \
-                PLAIN;                                                                                                 \
-                pack_##name(d, m, levels, y + b);                                                                      \
-            }                                                                                                          \
-            return;                                                                                                    \
+        for (size_t block = 0; !importance && block < nrows * per_row; block++) {                                      \
+            const float *x = src + block * QK;                                                                         \
+            gf_half d, m = {{0, 0}};                                                                                   \
+            const block_levels levels = PLAIN;                                                                         \
+            pack_##name(d, m, &levels, y + block);                                                                     \
         }                                                                                                              \
-        for (size_t first = 0; first < nrows; first += LANES) {                                                        \
+        for (size_t first = 0; importance && first < nrows; first += LANES) {                                          \
             const row_group r = rows_at(src, importance, first, nrows, ncols);                                         \
             for (size_t b = 0; b < per_row; b++) {                                                                     \
-                uint8_t levels[LANES][QK];                                                                             \
-                gf_half d[LANES], m[LANES] = {{{0, 0}}};                                                               \
-                FITTED;                                                                                                \
-                for (size_t k = 0; k < r.rows.count; k++)                                                              \
-                    pack_##name(d[k], m[k], levels[k], y + (first + k) * per_row + b);                                 \
+                const row_fits fits = FIT;                                                                             \
+                for (size_t k = 0; k < r.rows.count; k++) {                                                            \
+                    const float *x = r.rows.x[k] + b * QK;                                                             \
+                    block_levels levels;                                                                               \
+                    for (int i = 0; i < QK; i += LANES) levels.at[i / LANES] = LEVELS;                                 \
+                    const gf_half d = gf_half_from_float(fits.d[k]), m = gf_half_from_float(fits.m[k]);                \
+                    pack_##name(d, m, &levels, y + (first + k) * per_row + b);                                         \
+                }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
     }
 
-QUANTIZE_LEGACY(Q4_0, d = plain_symmetric(x, 8, levels), fitted_symmetric(&r, importance, b, 8, d, levels))
-QUANTIZE_LEGACY(Q5_0, d = plain_symmetric(x, 16, levels), fitted_symmetric(&r, importance, b, 16, d, levels))
-QUANTIZE_LEGACY(Q4_1, d = plain_affine(x, 15, &m, levels), fitted_affine(&r, importance, b, search_Q4_1, d, m, levels))
-QUANTIZE_LEGACY(Q5_1, d = plain_affine(x, 31, &m, levels), fitted_affine(&r, importance, b, search_Q5_1, d, m, levels))
+QUANTIZE_LEGACY(Q4_0, plain_symmetric(x, 8, &d), fit_rows_symmetric(&r, importance, b, 8),
+                levels_symmetric(x + i, fits.level_scale[k], 8))
+QUANTIZE_LEGACY(Q5_0, plain_symmetric(x, 16, &d), fit_rows_symmetric(&r, importance, b, 16),
+                levels_symmetric(x + i, fits.level_scale[k], 16))
+QUANTIZE_LEGACY(Q4_1, plain_affine(x, 15, &d, &m), fit_rows_affine(&r, importance, b, search_Q4_1),
+                levels_affine(x + i, fits.level_scale[k], fits.level_min[k], 15))
+QUANTIZE_LEGACY(Q5_1, plain_affine(x, 31, &d, &m), fit_rows_affine(&r, importance, b, search_Q5_1),
+                levels_affine(x + i, fits.level_scale[k], fits.level_min[k], 31))
 
 static void quantize_Q8_0(const float *src, void *dst, size_t nrows, size_t ncols, const float *importance) {
     (void)importance; /* eight bits are enough: llama.cpp does not look at it either */
     block_Q8_0 *y = dst;
     for (size_t b = 0; b < nrows * (ncols / QK); b++, y++) {
         const float *x = src + b * QK;
-        const float d = largest_magnitude(x) / 127, scale = d != 0 ? 1 / d : 0;
+        const float d = fabsf(first_largest(x)) / 127, scale = d != 0 ? 1 / d : 0;
         y->d = gf_half_from_float(d);
         if (not_finite(scale)) {
             memset(y->qs, 0, QK);

@@ -28,7 +28,7 @@ static inline mask v_andnot(mask a, mask b) { return _mm256_andnot_ps(b, a); }
 static inline lanes v_select(mask m, lanes yes, lanes no) { return _mm256_blendv_ps(no, yes, m); }
 static inline int v_any(mask m) { return _mm256_movemask_ps(m) != 0; }
 static inline int v_all(mask m) { return _mm256_movemask_ps(m) == 255; }
-static inline int v_first(mask m) { return __builtin_ctz((unsigned)_mm256_movemask_ps(m) | 256u); }
+static inline uint32_t v_bits(mask m) { return (uint32_t)_mm256_movemask_ps(m); }
 
 static inline float v_largest(lanes a) {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -51,14 +51,21 @@ static inline lanes v_wrap_u8(lanes a) {
     return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_cvttps_epi32(a), _mm256_set1_epi32(255)));
 }
 
-static inline void v_store_u8(uint8_t *p, lanes a) {
-    const __m256i low = _mm256_and_si256(_mm256_cvttps_epi32(a), _mm256_set1_epi32(255));
-    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+/* The low byte of each of eight numbers below 65536. */
+static inline void store_low_bytes(uint8_t *p, __m256i a) {
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
     _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
 }
 
-static inline lanes v_load_u8(const uint8_t *p) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+static inline void v_store_u8(uint8_t *p, lanes a) {
+    store_low_bytes(p, _mm256_and_si256(_mm256_cvttps_epi32(a), _mm256_set1_epi32(255)));
+}
+
+static inline void v_store_nibbles(uint8_t *p, lanes low, lanes high) {
+    const __m256i four = _mm256_set1_epi32(15);
+    const __m256i l = _mm256_and_si256(_mm256_cvttps_epi32(low), four);
+    const __m256i h = _mm256_and_si256(_mm256_cvttps_epi32(high), four);
+    store_low_bytes(p, _mm256_or_si256(l, _mm256_slli_epi32(h, 4)));
 }
 
 static inline void v_load_columns(const float *const p[LANES], size_t at, lanes out[LANES]) {

@@ -28,7 +28,7 @@ static inline mask v_andnot(mask a, mask b) { return (mask)(a & ~b); }
 static inline lanes v_select(mask m, lanes yes, lanes no) { return _mm512_mask_blend_ps(m, no, yes); }
 static inline int v_any(mask m) { return m != 0; }
 static inline int v_all(mask m) { return m == 0xffff; }
-static inline int v_first(mask m) { return __builtin_ctz((unsigned)m | 0x10000u); }
+static inline uint32_t v_bits(mask m) { return m; }
 
 static inline float v_largest(lanes a) { return _mm512_reduce_max_ps(a); }
 static inline float v_smallest(lanes a) { return _mm512_reduce_min_ps(a); }
@@ -47,8 +47,11 @@ static inline void v_store_u8(uint8_t *p, lanes a) {
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a)));
 }
 
-static inline lanes v_load_u8(const uint8_t *p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+static inline void v_store_nibbles(uint8_t *p, lanes low, lanes high) {
+    const __m512i four = _mm512_set1_epi32(15);
+    const __m512i l = _mm512_and_si512(_mm512_cvttps_epi32(low), four);
+    const __m512i h = _mm512_and_si512(_mm512_cvttps_epi32(high), four);
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_or_si512(l, _mm512_slli_epi32(h, 4))));
 }
 
 static inline void v_load_columns(const float *const p[LANES], size_t at, lanes out[LANES]) {

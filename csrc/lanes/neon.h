@@ -30,9 +30,9 @@ static inline mask v_andnot(mask a, mask b) { return vbicq_u32(a, b); }
 static inline lanes v_select(mask m, lanes yes, lanes no) { return vbslq_f32(m, yes, no); }
 static inline int v_any(mask m) { return vmaxvq_u32(m) != 0; }
 static inline int v_all(mask m) { return vminvq_u32(m) != 0; }
-static inline int v_first(mask m) {
-    const uint64_t quarters = vget_lane_u64(vreinterpret_u64_u16(vmovn_u32(m)), 0);
-    return quarters ? __builtin_ctzll(quarters) / 16 : LANES;
+static inline uint32_t v_bits(mask m) {
+    static const uint32_t bit[LANES] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(m, vld1q_u32(bit)));
 }
 
 static inline float v_largest(lanes a) { return vmaxvq_f32(a); }
@@ -46,18 +46,20 @@ static inline lanes v_nearest_any(lanes a) {
 
 static inline lanes v_wrap_u8(lanes a) { return vcvtq_f32_s32(vandq_s32(vcvtq_s32_f32(a), vdupq_n_s32(255))); }
 
-static inline void v_store_u8(uint8_t *p, lanes a) {
-    const uint16x4_t words = vmovn_u32(vreinterpretq_u32_s32(vcvtq_s32_f32(a)));
+/* The low byte of each of four numbers. */
+static inline void store_low_bytes(uint8_t *p, int32x4_t a) {
+    const uint16x4_t words = vmovn_u32(vreinterpretq_u32_s32(a));
     const uint8x8_t bytes = vmovn_u16(vcombine_u16(words, words));
     const uint32_t four = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
     memcpy(p, &four, sizeof four);
 }
 
-static inline lanes v_load_u8(const uint8_t *p) {
-    uint32_t four;
-    memcpy(&four, p, sizeof four);
-    const uint16x8_t words = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
-    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(words)));
+static inline void v_store_u8(uint8_t *p, lanes a) { store_low_bytes(p, vcvtq_s32_f32(a)); }
+
+static inline void v_store_nibbles(uint8_t *p, lanes low, lanes high) {
+    const int32x4_t four = vdupq_n_s32(15);
+    const int32x4_t l = vandq_s32(vcvtq_s32_f32(low), four), h = vandq_s32(vcvtq_s32_f32(high), four);
+    store_low_bytes(p, vorrq_s32(l, vshlq_n_s32(h, 4)));
 }
 
 static inline void v_load_columns(const float *const p[LANES], size_t at, lanes out[LANES]) {

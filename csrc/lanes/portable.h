@@ -39,8 +39,8 @@ static inline mask v_andnot(mask a, mask b) { return a & !b; }
 static inline lanes v_select(mask m, lanes yes, lanes no) { return m ? yes : no; }
 static inline int v_any(mask m) { return m; }
 static inline int v_all(mask m) { return m; }
-/* The number of the first lane that is true; LANES if none is. */
-static inline int v_first(mask m) { return !m; }
+/* Lane k at bit k. */
+static inline uint32_t v_bits(mask m) { return (uint32_t)m; }
 
 /* The largest and the smallest lane.  No lane is NaN. */
 static inline float v_largest(lanes a) { return a; }
@@ -61,8 +61,10 @@ static inline lanes v_wrap_u8(lanes a) { return (float)((int32_t)a & 255); }
 /* Toward zero, then the low eight bits of each, in LANES bytes.  |a| < 2^31. */
 static inline void v_store_u8(uint8_t *p, lanes a) { *p = (uint8_t)(int32_t)a; }
 
-/* LANES bytes as floats. */
-static inline lanes v_load_u8(const uint8_t *p) { return *p; }
+/* Likewise the low four bits of two at a time: of `low` in the lower half of each of LANES bytes, of `high` above. */
+static inline void v_store_nibbles(uint8_t *p, lanes low, lanes high) {
+    *p = (uint8_t)(((int32_t)low & 15) | ((int32_t)high & 15) << 4);
+}
 
 /* out[i] = the floats p[0][at + i] … p[LANES - 1][at + i]: a square turned on its side. */
 static inline void v_load_columns(const float *const p[LANES], size_t at, lanes out[LANES]) { out[0] = p[0][at]; }

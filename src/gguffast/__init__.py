@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gguffast import quants
+    import gguffast.quants as quants
     from gguffast._core import set_target, target, targets
     from gguffast.errors import DataError, FileError, FormatError, GGUFFastError, Interrupted, OptionError
     from gguffast.gguf import GGUFFile
@@ -58,14 +58,16 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name == "quants":
-        return importlib.import_module("gguffast.quants")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'gguffast' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"gguffast.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker would believe that every name exists
+
+    def __getattr__(name: str) -> Any:
+        if name == "quants":
+            return importlib.import_module("gguffast.quants")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'gguffast' has no attribute '{name}'")
+        value = getattr(importlib.import_module(f"gguffast.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -205,7 +205,7 @@ def _buffers(tensors: Sequence[PlannedTensor]) -> tuple[memoryview, memoryview]:
 def _importance(target: Target, row: int) -> NDArray[np.float32] | None:
     if target.importance is None:
         return None
-    expert: NDArray[np.float32] = target.importance[row // target.source.ne[1]]
+    expert: NDArray[np.float32] = target.importance[row // target.source.ne[1] % len(target.importance)]
     return expert
 
 

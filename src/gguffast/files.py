@@ -91,16 +91,14 @@ class OutputFile:
         self._fd = -1
 
     def __enter__(self) -> Self:
-        self._check_space()
         try:
             # 0o666 and no chmod: the umask, or the folder's default ACL, decides as for any new file.
             self._fd = os.open(self._temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            os.ftruncate(self._fd, self.size)
         except OSError as error:
-            self._discard()
-            raise FileError(
-                f"cannot write into the folder {self._target.parent}: {error.strerror}"
-            ) from error
+            folder = self._target.parent
+            raise FileError(f"cannot write into the folder {folder}: {error.strerror}") from error
+        try:
+            self._set_size()
         except BaseException:
             self._discard()
             raise
@@ -138,19 +136,19 @@ class OutputFile:
             finally:
                 os.close(folder)
 
-    def _check_space(self) -> None:
-        try:
-            disk = os.statvfs(self._target.parent)
-        except OSError as error:
-            raise FileError(
-                f"cannot write into the folder {self._target.parent}: {error.strerror}"
-            ) from error
+    def _set_size(self) -> None:
+        disk = os.fstatvfs(self._fd)
         free = disk.f_bavail * disk.f_frsize
-        if self.size > free:
+        # A file system of no blocks does not tell (some in user space).
+        if disk.f_blocks and self.size > free:
             raise FileError(
                 f"not enough disk space for {self.path}: {format_bytes(self.size)} needed, "
                 f"{format_bytes(free)} free in {self._target.parent}; free some space or write elsewhere"
             )
+        try:
+            os.ftruncate(self._fd, self.size)
+        except OSError as error:
+            raise self._failure(error) from error
 
     def _failure(self, error: OSError) -> FileError:
         return FileError(f"cannot write {self.path}: {error.strerror}; nothing was left behind")

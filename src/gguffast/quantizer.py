@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gguffast import engine, recipe
 from gguffast import imatrix as imatrices
 from gguffast.engine import Progress
-from gguffast.errors import OptionError
+from gguffast.errors import DataError, FormatError, OptionError
 from gguffast.files import OutputFile, check_output
 from gguffast.plan import Plan, Target, make_plan
 from gguffast.recipe import Choice, FileType, Options, Override, TensorRule
@@ -220,7 +220,8 @@ def quantize(
     )
     with GGUFSource(src) as source:
         if not dry_run:
-            check_output(dst, source.paths, force=force)
+            inputs = [*source.paths, *([Path(imatrix)] if imatrix else [])]
+            check_output(dst, inputs, force=force)
         job = make_job(source, file_type, settings)
         plan = make_plan(job.kvs, job.targets)
         if not dry_run:
@@ -294,8 +295,11 @@ def make_job(source: Source, file_type: FileType, settings: Settings) -> Job:
     options, matrix = settings.options, settings.matrix
     tensors = recipe.output_order(source.tensors)
     weights = [(t.name, t.ne, t.type) for t in tensors]
-    choices = recipe.choose_types(source.metadata, weights, file_type, options, matrix is not None)
-    recipe.check_choices(weights, choices, options, matrix is not None)
+    try:
+        choices = recipe.choose_types(source.metadata, weights, file_type, options, matrix is not None)
+        recipe.check_choices(weights, choices, options, matrix is not None)
+    except (DataError, FormatError) as error:
+        raise type(error)(f"{source.paths[0]}: {error}") from None
     number = recipe.file_type_number(file_type, source.metadata, weights, options.overrides)
     kvs = recipe.output_kvs(source.kvs, number, options.overrides, matrix.kvs() if matrix else ())
     return Job(kvs, tensors, choices, matrix)

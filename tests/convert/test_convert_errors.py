@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import read_safetensors
 
+from checkpoints import read_safetensors
 from gguffast.cli import main
 from gguffast.convert.converter import convert
 from gguffast.errors import DataError, FileError, FormatError, GGUFFastError, OptionError
@@ -316,5 +316,5 @@ def test_the_command_says_it_in_one_line(
     assert main(["convert", str(folder), "--outfile", str(tmp_path / "x.gguf")]) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == f"gguffast: error: tensor {Q} is missing; is the checkpoint complete?\n"
+    assert said.err == f"gguffast: error: {folder}: tensor {Q} is missing; is the checkpoint complete?\n"
     assert [p for p in tmp_path.iterdir() if p != folder] == []

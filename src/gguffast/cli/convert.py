@@ -73,5 +73,5 @@ def run(args: argparse.Namespace) -> int:
             )
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; nothing was written of {args.checkpoint}") from None
-    report(result, quiet=args.quiet, as_object=args.json)
+    report(result, args)
     return 0

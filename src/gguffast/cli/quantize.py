@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             )
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; nothing was written to {output}") from None
-    report(result, quiet=args.quiet, as_object=args.json)
+    report(result, args)
     return 0
 
 

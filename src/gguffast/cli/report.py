@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gguffast.quantizer import Result
 
 
-def report(result: Result, *, quiet: bool, as_object: bool) -> None:
-    """Print warnings and summary."""
-    if not quiet:
-        warn(result)
-    if as_object:
+def report(result: Result, args: argparse.Namespace) -> None:
+    """Print warnings and summary, as the common options say."""
+    from gguffast.cli import one_line
+
+    if not args.quiet:
+        for text in result.warnings:
+            print(f"gguffast: warning: {one_line(text)}", file=sys.stderr)
+        if result.imatrix_missing and not (args.include_weights or args.exclude_weights):
+            _warn_of_missing(result.imatrix_missing)
+    if args.json:
         print(json.dumps(as_json(result)))
-    elif not quiet:
+    elif not args.quiet:
         print("\n".join(summary(result)))
 
 
-def warn(result: Result) -> None:
-    """Print on stderr what the user should know about the input."""
+def _warn_of_missing(tensors: Sequence[str]) -> None:
     from gguffast.cli import one_line
 
-    for text in result.warnings:
-        print(f"gguffast: warning: {one_line(text)}", file=sys.stderr)
-    missing = result.imatrix_missing
-    if missing:
-        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        print(
-            f"gguffast: warning: quantized without importances, since the matrix has no entry for "
-            f"{_count(len(missing), 'tensor')}: {one_line(names)}",
-            file=sys.stderr,
-        )
+    names = ", ".join(tensors[:3]) + (", ..." if len(tensors) > 3 else "")
+    print(
+        f"gguffast: warning: the importance matrix has no entry for {_count(len(tensors), 'tensor')}, "
+        f"quantized without: {one_line(names)}",
+        file=sys.stderr,
+    )
 
 
 def summary(result: Result) -> list[str]:

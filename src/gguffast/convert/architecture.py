@@ -360,7 +360,7 @@ def llama3_rope(h: Hparams) -> Iterator[Generated]:
     f32 = np.float32
     exponents = np.arange(0, width, 2, dtype=f32) / f32(width)
     frequencies = f32(1) / np.power(theta, exponents.astype(np.float64)).astype(f32)
-    # PyTorch, in which the reference computes this, divides a number by a tensor by multiplying with the reciprocal.
+    # PyTorch, which the reference uses, divides a number by a tensor by multiplying with its reciprocal.
     waves = f32(1) / frequencies * f32(2 * math.pi)
     smooth = (f32(1) / waves * f32(context) - f32(low)) / f32(high - low)
     blend = f32(1) / ((f32(1) - smooth) / f32(factor) + smooth)

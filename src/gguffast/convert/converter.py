@@ -144,8 +144,9 @@ def convert(
     plans = plan_shards(job.kvs, shards, keep_dims=not isinstance(wanted, FileType))
     outputs = shard_paths(path, len(plans))
     if not dry_run:
+        inputs = [*model.paths, *([Path(imatrix)] if imatrix else [])]
         for output in outputs:
-            check_output(output, model.paths, force=force)
+            check_output(output, inputs, force=force)
         write_files(list(zip(outputs, plans, strict=True)), n_threads, progress)
     return job.result(
         src=Path(src),
@@ -188,6 +189,7 @@ class _Model:
     """A checkpoint under GGUF names."""
 
     def __init__(self, folder: Path, *, pre: str | None, vocab_only: bool) -> None:
+        self.folder = folder
         config_path = folder / "config.json"
         config = read_config(folder)
         self.architecture: Architecture = find_architecture(class_name(config, config_path))
@@ -211,7 +213,7 @@ class _Model:
         for name, tensor in self.tensors:
             if name == "token_embd.weight" and self.vocabulary.size > tensor.shape[0]:
                 raise FormatError(
-                    f"the tokenizer has {self.vocabulary.size} tokens, "
+                    f"{self.folder}: the tokenizer has {self.vocabulary.size} tokens, "
                     f"but the embedding only {tensor.shape[0]} rows"
                 )
 
@@ -258,7 +260,7 @@ class _AutoSource:
     """What reading the ``auto`` file would give, without the file."""
 
     def __init__(self, model: _Model, kvs: list[KV]) -> None:
-        self.paths = model.paths
+        self.paths = [model.folder]
         self.kvs = kvs
         self.metadata = {pair.key: pair.value for pair in kvs if not pair.key.startswith("tokenizer.")}
         self.tensors: list[SourceTensor] = [

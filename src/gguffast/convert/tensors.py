@@ -116,14 +116,14 @@ class _Mapping:
     def _place(self, name: str) -> _Place:
         plain = name.replace("language_model.", "")
         if plain in self._seen:
-            raise FormatError(f"tensor {name} is there twice")
+            raise self._error(f"tensor {name} is there twice")
         self._seen.add(plain)
         numbers = [int(n) for n in _NUMBER.findall(plain)][:2]
         ending = _ENDING.search(plain)
         slots = iter(("{i}", "{e}"))
         pattern = _NUMBER.sub(lambda match: next(slots, match[0]), _ENDING.sub("", plain))
         if pattern not in self._architecture.tensors:
-            raise FormatError(f"tensor {name}: {self._architecture.hf_class} has no such tensor")
+            raise self._error(f"tensor {name}: {self._architecture.hf_class} has no such tensor")
         place = _Place(pattern, ending[0] if ending else "", *numbers, *(None,) * (2 - len(numbers)))
         self._check_range(name, "layer", place.layer, self._layers)
         self._check_range(name, "expert", place.expert, self._experts)
@@ -131,14 +131,14 @@ class _Mapping:
 
     def _check_range(self, name: str, what: str, number: int | None, count: int) -> None:
         if number is not None and number >= count:
-            raise FormatError(f"tensor {name}: {what} {number}, but {self._h.path} says there are {count}")
+            raise self._error(f"tensor {name}: {what} {number}, but {self._h.path} says there are {count}")
 
     def _check_shape(self, name: str, tensor: LazyTensor, rule: Rule, ending: str) -> None:
         expected = tuple(size(self._h) for size in rule.shape)
         if ending == ".bias":
             expected = expected[:1]
         if tensor.shape != expected:
-            raise FormatError(
+            raise self._error(
                 f"tensor {name}: shape {list(tensor.shape)}, but {self._h.path} makes it {list(expected)}"
             )
 
@@ -147,7 +147,7 @@ class _Mapping:
     ) -> Iterator[Mapped]:
         group = self._waiting.setdefault(layer, {})
         if (pattern, expert) in group:
-            raise FormatError(f"tensor {name} is there twice")
+            raise self._error(f"tensor {name} is there twice")
         group[pattern, expert] = tensor
         if len(group) < len(self._stacked) * self._experts:
             return
@@ -172,7 +172,7 @@ class _Mapping:
 
     def _named(self, name: str, tensor: LazyTensor, hf_name: str) -> Mapped:
         if name in self._seen:
-            raise FormatError(f"tensor {hf_name}: another tensor has become {name} already")
+            raise self._error(f"tensor {hf_name}: another tensor has become {name} already")
         self._seen.add(name)
         return Mapped(name, tensor)
 
@@ -182,14 +182,17 @@ class _Mapping:
         for ending in endings:
             if any(output.format(i=layer) + ending not in names for output in outputs):
                 hf_name = hf_name.replace("{e}", "0")
-                raise FormatError(f"tensor {hf_name}{ending} is missing; is the checkpoint complete?")
+                raise self._error(f"tensor {hf_name}{ending} is missing; is the checkpoint complete?")
 
     def _refuse_experts(self, layer: int, group: dict[tuple[str, int], LazyTensor]) -> None:
         for pattern in self._stacked:
             for expert in range(self._experts):
                 if (pattern, expert) not in group:
                     name = pattern.format(i=layer, e=expert)
-                    raise FormatError(f"tensor {name}.weight is missing; is the checkpoint complete?")
+                    raise self._error(f"tensor {name}.weight is missing; is the checkpoint complete?")
+
+    def _error(self, message: str) -> FormatError:
+        return FormatError(f"{self._h.path.parent}: {message}")
 
 
 def _plus_one(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from handmade import Raw, write_safetensors
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parent / "data"
 
 FULL = """
 gemma gemma3 granite llama2 llama3 mistral mixtral olmo2 phi3 qwen2 qwen2moe qwen3 qwen3moe smollm3

@@ -1,0 +1,70 @@
+"""The kernels of one target as a program of its own: rows go in, and what the kernels made of them comes out.
+
+For what Python cannot load: another machine's instructions, or a build with sanitizers.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+import inputs
+import oracle
+from gguffast.types import GGMLQuantizationType
+
+ROOT = Path(__file__).parent.parent
+FLAGS = ["-std=gnu11", "-O2", "-ffp-contract=off", "-fno-math-errno", "-Icsrc"]
+CASES = [(kind, importance) for kind in inputs.WEIGHTS for importance in (None, "exponential", "zeros among")]
+
+
+def build(folder: Path, compiler: str, target: str, flags: list[str], everywhere: list[str]) -> Path:
+    """Compile the target with `flags`, the portable one, which the dispatcher wants, and the program."""
+    units = {
+        "portable": ("csrc/target.c", ["-DGF_TARGET_PORTABLE"]),
+        target: ("csrc/target.c", [f"-DGF_TARGET_{target.upper()}", *flags]),
+        "dispatch": ("csrc/dispatch.c", []),
+        "rows": ("tests/c/rows.c", [f"-DROWS_TABLE=gf_target_{target}"]),
+    }
+    for name, (source, extra) in units.items():
+        command = [compiler, *FLAGS, *everywhere, *extra, "-c", source, "-o", str(folder / f"{name}.o")]
+        subprocess.run(command, cwd=ROOT, check=True)
+    program = folder / "rows"
+    objects = [str(folder / f"{name}.o") for name in units]
+    subprocess.run([compiler, *objects, *everywhere, "-lm", "-o", str(program)], check=True)
+    return program
+
+
+def records() -> list[tuple[str, np.ndarray, np.ndarray | None]]:
+    """Rows of every kind for every type; two rows of 1280, so that groups of lanes have tails."""
+    made = []
+    for name in oracle.BLOCKS:
+        for kind, importance in CASES:
+            x = inputs.weights(kind, 2, 1280)
+            made.append((name, x, importance and inputs.importance(importance, 1280)))
+    return made
+
+
+def check(command: list[str], every_case: bool) -> None:
+    """Compare with llama.cpp: all cases, or only those whose result llama.cpp finds valid."""
+    made = records()
+    stream = bytearray()
+    for name, x, importance in made:
+        stream += np.array([GGMLQuantizationType[name], *x.shape, importance is not None], np.int32).tobytes()
+        stream += x.tobytes() + (b"" if importance is None else importance.tobytes())
+    answer = subprocess.run(command, input=bytes(stream), stdout=subprocess.PIPE, check=True).stdout
+    at = compared = 0
+    for name, x, importance in made:
+        expected = oracle.quantize(x, name, importance)
+        got = np.frombuffer(answer, np.uint8, expected.size, at).reshape(expected.shape)
+        back = np.frombuffer(answer, np.float32, x.size, at + expected.size).reshape(x.shape)
+        at += expected.size + back.nbytes
+        if every_case or oracle.valid(expected, name):
+            compared += 1
+            np.testing.assert_array_equal(got, expected, name)
+            if name != "F32" and oracle.valid(expected, name):
+                known = oracle.dequantize(expected, name)
+                np.testing.assert_array_equal(back.view(np.uint32), known.view(np.uint32))
+    assert at == len(answer)
+    assert compared > len(made) / 2
