@@ -101,6 +101,7 @@ TABLE = (
     Rule("llama4", (GPT4O,), {"<|begin_of_text|>": 200000}),
     Rule("gpt-4o", (GPT4O,)),
     Rule("tiny_aya", (_AYA_DIGITS, GPT4O)),
+    Rule("joyai-llm", (r"\p{N}{1,3}", _CJK, _DEEPSEEK3), {"<｜begin▁of▁sentence｜>": 0}, bos=False),  # noqa: RUF001
     Rule("deepseek-v3", (r"\p{N}{1,3}", _CJK, _DEEPSEEK3)),
     Rule(
         "deepseek-llm",
@@ -241,7 +242,9 @@ def _by_hash(files: Files, vocab: Mapping[str, int]) -> str | None:
         return None
     plain = tokenizer.encode(CHECK_TEXT, add_special_tokens=False).ids
     bos = vocab.get(content(files.json("tokenizer_config.json").get("bos_token")) or "")
-    for ids in (tokenizer.encode(CHECK_TEXT).ids, [bos, *plain], plain):
+    if adds_bos(files) and plain[:1] != [bos]:
+        plain.insert(0, bos)
+    for ids in (plain, tokenizer.encode(CHECK_TEXT).ids):
         if name := HASHES.get(hashlib.sha256(str(ids).encode()).hexdigest()):
             return name
     return None

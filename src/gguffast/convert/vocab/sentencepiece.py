@@ -18,6 +18,8 @@ from .special import special_entries
 from .table import TokenTable, TokenType, Vocab
 
 NAME = "tokenizer.model"
+_PIECES = 1
+_SPECS = (2, 3)  # how it was trained, how it normalizes: every real model has them after its pieces
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FLOAT = struct.Struct("<f")
 _PADDING_SCORE = -10000.0
@@ -112,16 +114,22 @@ def read_pieces(data: bytes, source: str) -> list[tuple[str, float, int]]:
     FormatError
         Not a SentencePiece model, or a truncated one.
     """
+    pieces = []
+    others = set()
     try:
-        pieces = [
-            _piece(data, start, stop) for field, start, stop in _fields(data, 0, len(data)) if field == 1
-        ]
+        for field, start, stop in _fields(data, 0, len(data)):
+            if field == _PIECES:
+                pieces.append(_piece(data, start, stop))
+            else:
+                others.add(field)
     except _Malformed as error:
         raise FormatError(f"{source}: not a SentencePiece model, or a truncated one ({error})") from None
     except UnicodeDecodeError:
         raise FormatError(f"{source}: not a SentencePiece model: a piece is not UTF-8") from None
     if not pieces:
         raise FormatError(f"{source}: not a SentencePiece model: it has no pieces")
+    if others.isdisjoint(_SPECS):
+        raise FormatError(f"{source}: the file is truncated: nothing follows its {len(pieces)} pieces")
     return pieces
 
 
