@@ -154,7 +154,7 @@ def test_tekken(name: str, mistral_common: Path, tmp_path: Path) -> None:
 def test_scores_of_a_tokenizer_json_are_those_of_its_sentencepiece_model(
     mistral_common: Path, tmp_path: Path
 ) -> None:
-    # The reference converter writes -1000 for all. The package is named for Llama 2 but holds Mistral's pieces.
+    # The reference writes -1000 for every token. The package is named for Llama 2 but holds Mistral's pieces.
     shutil.copy(mistral_common / "tokenizer.model.v1", tmp_path / "tokenizer.model")
     model = values(load_vocab(tmp_path, {}, kinds=("sentencepiece",)))
     found = values(load_vocab(npm_package("llama2"), {"vocab_size": 32000}, kinds=LLAMA_KINDS))
