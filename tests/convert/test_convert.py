@@ -11,9 +11,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from checkpoints import DATA, LLAMA_NAMES, NAMES, PRE, read_safetensors
 
 import gguffast
+from checkpoints import DATA, LLAMA_NAMES, NAMES, PRE, read_safetensors
 from gguffast.cli import main
 from gguffast.convert.converter import convert
 from gguffast.gguf import GGUFFile
@@ -166,7 +166,7 @@ def test_a_dry_run_writes_nothing(unpacked: Path, tmp_path: Path) -> None:
 def test_a_vocabulary_alone(unpacked: Path, tmp_path: Path) -> None:
     result = convert(unpacked / "llama3", tmp_path, vocab_only=True, pre="llama-bpe")
     assert result.dst == tmp_path / "Llama3-vocab.gguf"
-    convert(unpacked / "llama3", tmp_path / "whole.gguf", "f16", pre="llama-bpe")
+    convert(unpacked / "llama3", tmp_path / "whole.gguf", pre="llama-bpe")
     with GGUFFile(result.dst) as vocabulary, GGUFFile(tmp_path / "whole.gguf") as whole:
         assert len(vocabulary.tensors) == 0
         assert [kv for kv in whole.kvs if kv.key != "general.size_label"] == vocabulary.kvs

@@ -34,6 +34,14 @@ def edit_weights(folder: Path, **changes: Raw | None) -> None:
     write_safetensors(path, {name: value for name, value in weights.items() if value is not None})
 
 
+def widened(raw: Raw) -> Raw:
+    """Give a BF16 tensor as F32, another as it is."""
+    if raw.dtype != "BF16":
+        return raw
+    bits = np.frombuffer(raw.data, np.uint16).astype(np.uint32) << 16
+    return Raw("F32", raw.shape, bits.tobytes())
+
+
 def remove(folder: Path, *names: str) -> None:
     for name in names:
         (folder / name).unlink()
@@ -215,6 +223,12 @@ def test_weights_too_large_for_f16(copy_of: Copy, tmp_path: Path) -> None:
     edit_weights(folder, **{Q: Raw("F32", (64, 64), big.tobytes())})
     with pytest.raises(DataError, match=r"tensor 'blk\.1\.attn_q\.weight', row 0: .* too large .* F16"):
         convert(folder, tmp_path / "x.gguf", "f16")
+    # An F32 checkpoint would be an F16 file first, so that one pass cannot quantize it either.
+    path = folder / "model.safetensors"
+    wide = {name: widened(raw) for name, raw in read_safetensors(path).items()}
+    write_safetensors(path, wide)
+    with pytest.raises(DataError, match=r"tensor 'blk\.1\.attn_q\.weight', row 0: .* BF16 has their range"):
+        convert(folder, tmp_path / "x.gguf", "q4_0")
     assert [p for p in tmp_path.iterdir() if p != folder] == []
     convert(folder, tmp_path / "x.gguf", "bf16")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import DATA, NAMES, PRE
 
+from checkpoints import DATA, NAMES, PRE
 from gguffast.convert.architectures import all_architectures, find_architecture
 from gguffast.convert.converter import convert
 from gguffast.convert.hparams import Hparams
@@ -107,6 +107,17 @@ def test_yarn(copy_of: Copy) -> None:
         "yarn_attn_factor": 0.5,
         "yarn_beta_fast": 16.0,
     }
+
+
+def test_a_sliding_window_of_olmo2(copy_of: Copy) -> None:
+    folder = copy_of("olmo2")
+    edit_config(folder, sliding_window=64)
+    found = metadata_of(folder, pre="llama-bpe")
+    assert found["olmo2.attention.sliding_window"] == 64
+    assert found["olmo2.attention.sliding_window_pattern"].tolist() == [True, True]
+    edit_config(folder, layer_types=["sliding_attention", "full_attention"])
+    found = metadata_of(folder, pre="llama-bpe")
+    assert found["olmo2.attention.sliding_window_pattern"].tolist() == [True, False]
 
 
 def test_rope_parameters_by_kind_of_attention(copy_of: Copy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from gguffast.convert.split import parse_size, plan_shards, shard_paths, split, 
 from gguffast.convert.tensors import Mapped, is_text, map_tensors
 from gguffast.convert.vocab import Vocab, load_vocab
 from gguffast.engine import Progress
-from gguffast.errors import FormatError, OptionError
+from gguffast.errors import FileError, FormatError, OptionError
 from gguffast.files import check_output
 from gguffast.gguf import KV, GGUFValueType, kv
 from gguffast.quantizer import Job, Result, Settings, make_job, read_settings, thread_count
@@ -202,20 +203,27 @@ class _Model:
         self.auto = LlamaFileType.MOSTLY_F16
         if not vocab_only:
             self._map(open_checkpoint(folder, self.hparams.get("quantization_config")))
+        else:
+            # The file type is that of the weights, if there are any.
+            with contextlib.suppress(FileError, FormatError):
+                self._guess(open_checkpoint(folder).tensors)
         self.weights = count_weights((m.name, m.tensor.shape) for m in self.tensors)
 
     def _map(self, checkpoint: Checkpoint) -> None:
         text = {name: tensor for name, tensor in checkpoint.tensors.items() if is_text(name)}
         self.paths = list(checkpoint.parts)
         self.tensors = map_tensors(self.architecture, self.hparams, text, self.vocabulary.size)
-        if guess_dtype(text.values()) is DType.BF16:
-            self.auto = LlamaFileType.MOSTLY_BF16
+        self._guess(text)
         for name, tensor in self.tensors:
             if name == "token_embd.weight" and self.vocabulary.size > tensor.shape[0]:
                 raise FormatError(
                     f"{self.folder}: the tokenizer has {self.vocabulary.size} tokens, "
                     f"but the embedding only {tensor.shape[0]} rows"
                 )
+
+    def _guess(self, tensors: Mapping[str, LazyTensor]) -> None:
+        if guess_dtype(tensors.values()) is DType.BF16:
+            self.auto = LlamaFileType.MOSTLY_BF16
 
     def kvs(self, general: General, file_type: LlamaFileType) -> list[KV]:
         """All metadata, in file order."""

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from gguffast.convert.architecture import (
     ATTENTION,
     EMBEDDING,
     FEED_FORWARD_BLOCK,
     Architecture,
+    Facts,
     base_keys,
     kv_width,
     norm,
     query_width,
+    uint,
 )
+from gguffast.gguf import KV, GGUFValueType, kv
+
+
+def _sliding_layers(facts: Facts) -> Iterator[KV]:
+    """Say which layers have a window, where there is one: by default all but every fourth."""
+    h = facts.hparams
+    if h.get("sliding_window") is None:
+        return
+    layers = h.integer("num_hidden_layers")
+    kinds = h.get("layer_types")
+    windowed = (
+        [kind == "sliding_attention" for kind in kinds] if kinds else [i % 4 != 3 for i in range(layers)]
+    )
+    yield kv(f"{facts.name}.attention.sliding_window_pattern", windowed, GGUFValueType.ARRAY)
+
 
 ARCHITECTURES = (
     Architecture(
@@ -37,6 +56,6 @@ ARCHITECTURES = (
             "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.post_attention_norm"),
             "model.layers.{i}.post_feedforward_layernorm": norm("blk.{i}.post_ffw_norm"),
         },
-        keys=base_keys(),
+        keys=(*base_keys(), uint("{arch}.attention.sliding_window", "sliding_window"), _sliding_layers),
     ),
 )
