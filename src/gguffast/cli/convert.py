@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Convert and print the summary."""
     from gguffast.cli.report import report
     from gguffast.cli.terminal import show_progress
-    from gguffast.convert.converter import convert
+    from gguffast.conversion.converter import convert
 
     try:
         with show_progress(hidden=args.quiet or args.dry_run) as progress:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gguffast import _core, engine, recipe
-from gguffast.convert.architecture import Architecture, Facts
-from gguffast.convert.architectures import find_architecture
-from gguffast.convert.hparams import Hparams, class_name, read_config
-from gguffast.convert.metadata import General, count_weights, read_general
-from gguffast.convert.split import parse_size, plan_shards, shard_paths, split, write_files
-from gguffast.convert.tensors import Mapped, is_text, map_tensors
-from gguffast.convert.vocab import Vocab, load_vocab
+from gguffast.conversion.architecture import Architecture, Facts
+from gguffast.conversion.architectures import find_architecture
+from gguffast.conversion.hparams import Hparams, class_name, read_config
+from gguffast.conversion.metadata import General, count_weights, read_general
+from gguffast.conversion.split import parse_size, plan_shards, shard_paths, split, write_files
+from gguffast.conversion.tensors import Mapped, is_text, map_tensors
+from gguffast.conversion.vocab import Vocab, load_vocab
 from gguffast.engine import Progress
 from gguffast.errors import FileError, FormatError, OptionError
 from gguffast.files import check_output

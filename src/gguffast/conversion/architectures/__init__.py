@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from gguffast.convert.architecture import Architecture
+from gguffast.conversion.architecture import Architecture
 from gguffast.errors import OptionError
 
 

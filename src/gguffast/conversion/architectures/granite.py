@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gguffast.convert.architecture import ROPE_DIMENSIONS, VOCABULARY_SIZE, Architecture, base_keys, real
-from gguffast.convert.architectures import llama
+from gguffast.conversion.architecture import ROPE_DIMENSIONS, VOCABULARY_SIZE, Architecture, base_keys, real
+from gguffast.conversion.architectures import llama
 
 ARCHITECTURES = (
     Architecture(

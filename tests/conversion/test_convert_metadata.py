@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from checkpoints import DATA, NAMES, PRE
-from gguffast.convert.architectures import all_architectures, find_architecture
-from gguffast.convert.converter import convert
-from gguffast.convert.hparams import Hparams
+from gguffast.conversion.architectures import all_architectures, find_architecture
+from gguffast.conversion.converter import convert
+from gguffast.conversion.hparams import Hparams
 from gguffast.gguf import GGUFFile
 
 Copy = Callable[[str], Path]

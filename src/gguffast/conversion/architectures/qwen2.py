@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguffast.convert.architecture import (
+from gguffast.conversion.architecture import (
     ATTENTION,
     EMBEDDING,
     FEED_FORWARD_BLOCK,
@@ -20,7 +20,7 @@ from gguffast.convert.architecture import (
     size,
     uint,
 )
-from gguffast.convert.hparams import Hparams
+from gguffast.conversion.hparams import Hparams
 
 EXPERTS = size("num_experts")
 EXPERT_WIDTH = size("moe_intermediate_size")

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gguffast.convert.architecture import Architecture, Rule
-from gguffast.convert.hparams import Hparams
+from gguffast.conversion.architecture import Architecture, Rule
+from gguffast.conversion.hparams import Hparams
 from gguffast.errors import FormatError
 from gguffast.sources.lazy import LazyTensor, from_array, map_f32, permute_rows, reshape, slice_rows, stack
 

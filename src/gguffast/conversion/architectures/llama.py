@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguffast.convert.architecture import (
+from gguffast.conversion.architecture import (
     EMBEDDING,
     FEED_FORWARD_BLOCK,
     NORMS,
@@ -16,8 +16,8 @@ from gguffast.convert.architecture import (
     head_dim,
     llama3_rope,
 )
-from gguffast.convert.hparams import Hparams
-from gguffast.convert.vocab import LLAMA_KINDS
+from gguffast.conversion.hparams import Hparams
+from gguffast.conversion.vocab import LLAMA_KINDS
 
 # Code Llama's end of an infilling stands in no file; its vocabulary is known by its size.
 _CODE_LLAMA = (("eot", 32010),)

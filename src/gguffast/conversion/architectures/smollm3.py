@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gguffast.convert.architecture import Architecture, llama3_rope
-from gguffast.convert.architectures import llama
+from gguffast.conversion.architecture import Architecture, llama3_rope
+from gguffast.conversion.architectures import llama
 
 ARCHITECTURES = (
     Architecture(

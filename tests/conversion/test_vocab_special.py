@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers_by_hand import added, bpe, sentencepiece, write
 
-from gguffast.convert.vocab import load_vocab
+from gguffast.conversion.vocab import load_vocab
 from gguffast.errors import FormatError
 
 TOKENS = [added(11, "<s>", True), added(12, "</s>", True), added(13, "<|eot|>", True)]

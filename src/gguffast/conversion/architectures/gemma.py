@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gguffast.convert.architecture import (
+from gguffast.conversion.architecture import (
     ATTENTION,
     BLOCK_COUNT,
     CONTEXT_LENGTH,
@@ -29,7 +29,7 @@ from gguffast.convert.architecture import (
     real,
     uint,
 )
-from gguffast.convert.hparams import Hparams
+from gguffast.conversion.hparams import Hparams
 
 _DEFAULTS = {
     "vocab_size": 256000,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gguffast.convert.architecture import (
+from gguffast.conversion.architecture import (
     ATTENTION,
     EMBEDDING,
     FEED_FORWARD_BLOCK,

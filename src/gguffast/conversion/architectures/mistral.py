@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gguffast.convert.architecture import (
+from gguffast.conversion.architecture import (
     EMBEDDING,
     FEED_FORWARD,
     HIDDEN,
@@ -17,7 +17,7 @@ from gguffast.convert.architecture import (
     llama3_rope,
     size,
 )
-from gguffast.convert.architectures import llama
+from gguffast.conversion.architectures import llama
 
 EXPERTS = size("num_local_experts")
 

@@ -14,7 +14,7 @@ import pytest
 
 from checkpoints import read_safetensors
 from gguffast.cli import main
-from gguffast.convert.converter import convert
+from gguffast.conversion.converter import convert
 from gguffast.errors import DataError, FileError, FormatError, GGUFFastError, OptionError
 from handmade import Raw, write_safetensors
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import smollm2
 import xllamacpp
-from checkpoints import DATA
 
-from gguffast.convert.converter import convert
+from checkpoints import DATA
+from gguffast.conversion.converter import convert
 from gguffast.quantizer import quantize
 
 DIGESTS = json.loads((DATA / "converted.json").read_text())["smollm2-hf"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from gguffast.convert.architecture import (
+from gguffast.conversion.architecture import (
     BLOCK_COUNT,
     CONTEXT_LENGTH,
     EMBEDDING,
@@ -30,7 +30,7 @@ from gguffast.convert.architecture import (
     size,
     uint,
 )
-from gguffast.convert.hparams import Hparams
+from gguffast.conversion.hparams import Hparams
 from gguffast.errors import FormatError, OptionError
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tokenizers_by_hand import QWEN2_REGEX, added, bpe, byte_level, sequence, split, write
 
-from gguffast.convert.vocab import load_vocab
-from gguffast.convert.vocab.pre import GPT2, TABLE
-from gguffast.convert.vocab.pre_hashes import CHECK_TEXT, HASHES
+from gguffast.conversion.vocab import load_vocab
+from gguffast.conversion.vocab.pre import GPT2, TABLE
+from gguffast.conversion.vocab.pre_hashes import CHECK_TEXT, HASHES
 from gguffast.errors import FormatError
 
 LLAMA3_REGEX = QWEN2_REGEX.replace(r"\p{N}|", r"\p{N}{1,3}|")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gguffast.convert.vocab import LLAMA_KINDS, Vocab, load_vocab
+from gguffast.conversion.vocab import LLAMA_KINDS, Vocab, load_vocab
 from gguffast.errors import FormatError
 
 WORDS = [b"ab", b" c", b"abab", b"aba", "é".encode()]

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from checkpoints import DATA, NAMES
-from gguffast.convert.architectures import find_architecture
-from gguffast.convert.hparams import Hparams, class_name, read_config
-from gguffast.convert.vocab import LLAMA_KINDS, Vocab, load_vocab
+from gguffast.conversion.architectures import find_architecture
+from gguffast.conversion.hparams import Hparams, class_name, read_config
+from gguffast.conversion.vocab import LLAMA_KINDS, Vocab, load_vocab
 from gguffast.errors import FileError, FormatError
 
 KVS = json.loads((DATA / "tokenizer_kvs.json").read_text())

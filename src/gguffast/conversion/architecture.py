@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gguffast.convert.hparams import Default, Hparams
+from gguffast.conversion.hparams import Default, Hparams
 from gguffast.errors import FormatError, OptionError
 from gguffast.gguf import KV, GGUFValueType, kv
 
@@ -98,7 +98,7 @@ class Architecture:
         Number of experts, where tensors have an ``{e}``.
     vocabulary : callable
         What the family asks of the tokenizer's reader: keyword arguments of
-        :func:`gguffast.convert.vocab.load_vocab`.
+        :func:`gguffast.conversion.vocab.load_vocab`.
     """
 
     hf_class: str

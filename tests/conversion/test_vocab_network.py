@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from gguffast.cli.real_model import cache_folder
-from gguffast.convert.vocab import LLAMA_KINDS, Vocab, load_vocab
+from gguffast.conversion.vocab import LLAMA_KINDS, Vocab, load_vocab
 
 pytestmark = pytest.mark.network
 

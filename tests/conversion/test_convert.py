@@ -15,7 +15,7 @@ import pytest
 import gguffast
 from checkpoints import DATA, LLAMA_NAMES, NAMES, PRE, read_safetensors
 from gguffast.cli import main
-from gguffast.convert.converter import convert
+from gguffast.conversion.converter import convert
 from gguffast.gguf import GGUFFile
 from gguffast.quantizer import quantize
 from handmade import Raw, write_index, write_safetensors

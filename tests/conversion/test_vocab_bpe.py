@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tokenizers_by_hand import VOCAB, added, bpe, write
 
-from gguffast.convert.vocab import load_vocab
+from gguffast.conversion.vocab import load_vocab
 from gguffast.errors import FormatError
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6

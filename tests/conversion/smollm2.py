@@ -12,8 +12,8 @@ from typing import Any
 
 import gguf
 import numpy as np
-from checkpoints import LLAMA_NAMES, bf16, half_split, hf_name
 
+from checkpoints import LLAMA_NAMES, bf16, half_split, hf_name
 from handmade import Raw, write_safetensors
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers_by_hand import bpe, message, sentencepiece, varint, write
 
-from gguffast.convert.vocab import load_vocab
-from gguffast.convert.vocab.sentencepiece import read_pieces
+from gguffast.conversion.vocab import load_vocab
+from gguffast.conversion.vocab.sentencepiece import read_pieces
 from gguffast.errors import FormatError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6

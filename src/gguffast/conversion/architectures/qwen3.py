@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gguffast.convert.architecture import (
+from gguffast.conversion.architecture import (
     ATTENTION,
     EMBEDDING,
     FEED_FORWARD_BLOCK,
@@ -12,7 +12,7 @@ from gguffast.convert.architecture import (
     base_keys,
     expert_keys,
 )
-from gguffast.convert.architectures.qwen2 import (
+from gguffast.conversion.architectures.qwen2 import (
     EXPERT_FEED_FORWARD_LENGTH,
     EXPERT_TENSORS,
     EXPERTS,
