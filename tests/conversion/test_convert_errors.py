@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoints import read_safetensors
+from checkpoints import PRE, read_safetensors
 from gguffast.cli import main
 from gguffast.conversion.converter import convert
 from gguffast.errors import DataError, FileError, FormatError, GGUFFastError, OptionError
@@ -157,6 +157,37 @@ CASES: dict[str, tuple[Callable[[Path], None], type[GGUFFastError], str]] = {
         "model card.*general.license",
     ),
 }
+
+
+ODD_VALUES: tuple[Any, ...] = (
+    None,
+    "x",
+    -1,
+    0,
+    1e99,
+    [1],
+    {"type": 3},
+    {"rope_type": "llama3", "factor": "x"},
+    {"full_attention": 3},
+    {"sliding_attention": 3, "full_attention": {"rope_theta": []}},
+)
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma3", "phi3", "olmo2"])
+def test_odd_values_in_the_configuration_are_never_a_crash(name: str, copy_of: Copy, tmp_path: Path) -> None:
+    folder = copy_of(name)
+    original = (folder / "config.json").read_text()
+    known = [*json.loads(original), "rope_parameters", "quantization_config", "text_config", "layer_types"]
+    refused = []
+    for key in known:
+        for value in ODD_VALUES:
+            (folder / "config.json").write_text(json.dumps({**json.loads(original), key: value}))
+            try:
+                convert(folder, tmp_path / "x.gguf", pre=PRE[name], dry_run=True)
+            except GGUFFastError as error:
+                refused.append(str(error))
+    assert 100 < len(refused) < len(known) * len(ODD_VALUES)
+    assert not [message for message in refused if "\n" in message]
 
 
 @pytest.mark.parametrize("case", CASES)

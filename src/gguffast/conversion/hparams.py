@@ -149,11 +149,25 @@ class Hparams:
             return default
         return self._number(f"rope_scaling.{key}", value)
 
+    def mapping(self, key: str) -> dict[str, Any]:
+        """Return an object; an empty one if it is missing or null.
+
+        Raises
+        ------
+        FormatError
+            If the value is something else.
+        """
+        value = self.get(key)
+        if value is not None and not isinstance(value, dict):
+            self._refuse(key, value, "an object or null")
+        return value or {}
+
     @property
-    def rope_theta_local(self) -> Any:
+    def rope_theta_local(self) -> float | None:
         """Base frequency of sliding-window layers, or None."""
         local = self._rope_groups().get("sliding_attention")
-        return local.get("rope_theta") if isinstance(local, dict) else self.get("rope_local_base_freq")
+        value = local.get("rope_theta") if isinstance(local, dict) else self.get("rope_local_base_freq")
+        return None if value is None else self._number("rope_local_base_freq", value)
 
     def _number(self, key: str, value: Any) -> float:
         if type(value) not in (int, float) or not math.isfinite(value):
@@ -165,15 +179,15 @@ class Hparams:
         raise FormatError(f'{self.path}: "{key}" {found}; expected {expected}')
 
     def _rope_groups(self) -> dict[str, Any]:
-        groups = self.get("rope_parameters") or self.get("rope_scaling") or {}
-        if not isinstance(groups, dict):
-            self._refuse("rope_scaling", groups, "an object or null")
-        return groups
+        return self.mapping("rope_parameters") or self.mapping("rope_scaling")
 
     def _rope(self) -> dict[str, Any]:
         """Rope parameters of the full-attention layers, the older spellings brought to the newer one."""
         groups = self._rope_groups()
-        rope = dict(groups.get("full_attention") or groups)
+        full = groups.get("full_attention")
+        if full is not None and not isinstance(full, dict):
+            self._refuse("rope_parameters.full_attention", full, "an object")
+        rope = dict(full or groups)
         rope.setdefault("rope_type", rope.get("type"))
         if "full_attention" in groups:
             return rope

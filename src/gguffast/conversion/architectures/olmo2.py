@@ -27,7 +27,9 @@ def _sliding_layers(facts: Facts) -> Iterator[KV]:
     layers = h.integer("num_hidden_layers")
     kinds = h.get("layer_types")
     windowed = (
-        [kind == "sliding_attention" for kind in kinds] if kinds else [i % 4 != 3 for i in range(layers)]
+        [kind == "sliding_attention" for kind in kinds]
+        if isinstance(kinds, list)
+        else [i % 4 != 3 for i in range(layers)]
     )
     yield kv(f"{facts.name}.attention.sliding_window_pattern", windowed, GGUFValueType.ARRAY)
 
