@@ -87,8 +87,6 @@ void gf_quantize(int type, const float *src, void *dst, size_t nrows, size_t nco
 
 void gf_dequantize(int type, const void *src, float *dst, size_t n) { target()->codecs[type].dequantize(src, dst, n); }
 
-size_t gf_first_nonfinite(const float *x, size_t n) { return target()->first_nonfinite_F32(x, n); }
-
 /* The first of `nrows` rows that holds a NaN or an infinity (for a quantized type: as a scale), or nrows. */
 static size_t first_bad_row(const gf_type_info *type, const void *data, size_t nrows, size_t ncols) {
     if (!nrows || !ncols) return nrows;
@@ -125,7 +123,7 @@ gf_recode_result gf_recode(int src_type, const void *src, int dst_type, void *ds
         const size_t n = nrows - row < step ? nrows - row : step;
         uint8_t *out = (uint8_t *)dst + row * dst_row;
         gf_dequantize(src_type, (const uint8_t *)src + row * src_row, scratch, n * ncols);
-        size_t bad = gf_first_nonfinite(scratch, n * ncols);
+        size_t bad = target()->first_nonfinite_F32(scratch, n * ncols);
         if (bad < n * ncols) return (gf_recode_result){GF_RECODE_BAD_INPUT, row + bad / ncols};
         gf_quantize(dst_type, scratch, out, n, ncols, importance);
         bad = first_bad_row(to, out, n, ncols);

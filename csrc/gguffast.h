@@ -74,9 +74,6 @@ void gf_quantize(int type, const float *src, void *dst, size_t nrows, size_t nco
 /* Dequantize n weights; n is a multiple of the block size.  src may have any alignment. */
 void gf_dequantize(int type, const void *src, float *dst, size_t n);
 
-/* The index of the first NaN or infinity among n floats, or n. */
-size_t gf_first_nonfinite(const float *x, size_t n);
-
 enum gf_recode_status {
     GF_RECODE_OK = 0,
     GF_RECODE_BAD_INPUT,  /* a NaN or an infinity in the source */

@@ -5,6 +5,10 @@ It checks types, lengths and shapes, releases the GIL and does nothing clever. A
 not needed here.
 """
 
+import os
+
+from gguffast.errors import OptionError
+
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
@@ -32,7 +36,6 @@ cdef extern from "gguffast.h" nogil:
     bint gf_set_target(const char *name)
     void gf_quantize(int type, const float *src, void *dst, size_t nrows, size_t ncols, const float *importance)
     void gf_dequantize(int type, const void *src, float *dst, size_t n)
-    size_t gf_first_nonfinite(const float *x, size_t n)
     size_t gf_recode_scratch(size_t ncols)
     gf_recode_result gf_recode(int src_type, const void *src, int dst_type, void *dst, size_t nrows, size_t ncols,
                                const float *importance, float *scratch)
@@ -64,9 +67,25 @@ def target():
 
 
 def set_target(name):
-    """Use one of ``targets()``. False if there is no such target; then nothing changes."""
+    """Use one of :func:`targets` from now on, in all threads; also set by GGUFFAST_TARGET in the environment.
+
+    Parameters
+    ----------
+    name : str
+        "avx512", "avx2", "neon" or "portable".
+
+    Raises
+    ------
+    OptionError
+        This build or this machine does not have it.
+    """
     cdef bytes encoded = name.encode()
-    return bool(gf_set_target(encoded))
+    if not gf_set_target(encoded):
+        raise OptionError(f"no target '{name}' here; this machine and this build have {', '.join(targets())}")
+
+
+if os.environ.get("GGUFFAST_TARGET"):
+    set_target(os.environ["GGUFFAST_TARGET"])
 
 
 # ---- rows --------------------------------------------------------------------------------------------------------
@@ -142,16 +161,6 @@ def dequantize(int type, src, dst):
         raise ValueError(f"{x.size()} bytes of blocks and {y.size()} bytes of weights do not fit together")
     with nogil:
         gf_dequantize(type, x.view.buf, floats, n)
-
-
-def first_nonfinite(src):
-    """The index of the first NaN or infinity among float32 numbers, or their count."""
-    cdef _Buffer x = _Buffer(src)
-    cdef const float *floats = _floats(x)
-    cdef size_t n = x.size() // sizeof(float), found
-    with nogil:
-        found = gf_first_nonfinite(floats, n)
-    return found
 
 
 def recode(int src_type, src, int dst_type, dst, size_t ncols, importance=None):

@@ -80,6 +80,13 @@ def test_arguments_in_any_order(tmp_path, q4_k_m, line):
     assert out.read_bytes() == q4_k_m
 
 
+def test_output_without_a_suffix(tmp_path, monkeypatch, q4_k_m):
+    monkeypatch.chdir(tmp_path)
+    assert main(["quantize", str(GEMMA), "out", "15"]) == 0
+    assert main(["quantize", str(GEMMA), "Q4KM", "15", "2"]) == 0
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "Q4KM").read_bytes() == q4_k_m
+
+
 @pytest.mark.parametrize("line", ["IN Q4_K_M", "IN 15", "IN q4_k 2", "--quiet IN --force q4_k_m"])
 def test_default_output_lies_beside_the_input(tmp_path, q4_k_m, line):
     shutil.copyfile(GEMMA, tmp_path / "gemma2-F32.gguf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,8 @@ from gguffast.errors import Interrupted, OptionError
 
 if TYPE_CHECKING:
     from gguffast.cli import CommandParser
+
+_LIKE_A_TYPE = re.compile(r"(i?q|b?f|tq|mxfp)\d[a-z0-9_-]*$", re.IGNORECASE)
 
 _USAGE = "gguffast quantize [options] INPUT.gguf [OUTPUT.gguf] TYPE [THREADS]"
 
@@ -83,10 +86,10 @@ def _read_positionals(args: argparse.Namespace) -> _Positionals:
     try:
         output, type_, rest = None, parse_file_type(rest[0]), rest[1:]
     except OptionError:
-        # `IN Q4KM 8` is a mistyped type and a thread count, not a file "Q4KM" in llama.cpp's type 8.
+        # `IN Q4KM 8` is a mistyped type and a number of threads, not a file "Q4KM" of the type number 8.
         if len(rest) == 1 and rest[0].lower().endswith(".gguf"):
             raise OptionError(f"no TYPE after OUTPUT {rest[0]}; usage: {_USAGE}") from None
-        if len(rest) == 1 or (rest[1].isdecimal() and not set("./") & set(rest[0])):
+        if len(rest) == 1 or (len(rest) == 2 and rest[1].isdecimal() and _LIKE_A_TYPE.match(rest[0])):
             raise
         output, type_, rest = rest[0], parse_file_type(rest[1]), rest[2:]
     if len(rest) > 1:
