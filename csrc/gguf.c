@@ -430,12 +430,9 @@ static void put_string(writer *w, const void *text, size_t n) {
 }
 
 static void put_tensor(writer *w, const gf_gguf_tensor_out *t) {
-    /* llama.cpp drops dimensions of 1 at the end, all but the first. */
-    uint32_t n_dims = GF_GGUF_MAX_DIMS;
-    while (n_dims > 1 && t->ne[n_dims - 1] == 1) n_dims--;
     put_string(w, t->name, t->name_size);
-    put_int(w, n_dims, 4);
-    for (uint32_t d = 0; d < n_dims; d++) put_int(w, (uint64_t)t->ne[d], 8);
+    put_int(w, t->n_dims, 4);
+    for (uint32_t d = 0; d < t->n_dims; d++) put_int(w, (uint64_t)t->ne[d], 8);
     put_int(w, t->type, 4);
     put_int(w, t->offset, 8);
 }

@@ -211,7 +211,8 @@ typedef struct {
 typedef struct {
     const void *name;
     size_t name_size;
-    int64_t ne[GF_GGUF_MAX_DIMS]; /* 1 beyond the last dimension */
+    uint32_t n_dims; /* at most GF_GGUF_MAX_DIMS */
+    int64_t ne[GF_GGUF_MAX_DIMS];
     uint32_t type;
     uint64_t offset; /* from the start of the data section */
 } gf_gguf_tensor_out;

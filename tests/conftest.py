@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import checkpoints
 import gguffast
 from gguffast.cli.real_model import real_model as fetch_real_model
 from gguffast.errors import FileError
@@ -42,3 +44,21 @@ def target(request: pytest.FixtureRequest) -> Iterator[str]:
     gguffast.set_target(request.param)
     yield request.param
     gguffast.set_target(before)
+
+
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every Hugging Face checkpoint of the test data; not to be changed."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    checkpoints.unpack(folder)
+    return folder
+
+
+@pytest.fixture
+def copy_of(unpacked: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Copies a checkpoint to where a test may break it."""
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(unpacked / name, tmp_path / name))
+
+    return copy

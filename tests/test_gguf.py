@@ -446,14 +446,12 @@ def test_refuses_what_is_not_a_file(tmp_path: Path) -> None:
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def test_trailing_dimensions_of_1_are_dropped() -> None:
-    def dims(*ne: int) -> bytes:
-        return serialize_header([], [("t", ne, GGMLQuantizationType.F32, 0)])
-
-    assert dims(4, 3, 1, 1) == dims(4, 3)
-    assert dims(1, 1) == dims(1) == dims()
-    assert dims(1, 3) != dims(3)
-    assert dims(4, 0) != dims(4)
+@pytest.mark.parametrize("ne", [(), (1,), (1, 1), (4, 3, 1, 1), (4, 1), (1, 3)])
+def test_a_shape_is_written_as_it_is_given(ne: tuple[int, ...], tmp_path: Path) -> None:
+    path = tmp_path / "shape.gguf"
+    path.write_bytes(serialize_header([], [("t", ne, GGMLQuantizationType.F32, 0)]) + bytes(4 * 12))
+    with GGUFFile(path) as file:
+        assert file.tensors["t"].ne == ne
 
 
 @pytest.mark.parametrize(

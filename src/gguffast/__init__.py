@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import gguffast.quants as quants
     from gguffast._core import set_target, target, targets
+    from gguffast.conversion.converter import convert
     from gguffast.errors import DataError, FileError, FormatError, GGUFFastError, Interrupted, OptionError
     from gguffast.gguf import GGUFFile
     from gguffast.quantizer import quantize
@@ -33,6 +34,7 @@ __all__ = [
     "LlamaFileType",
     "OptionError",
     "__version__",
+    "convert",
     "quantize",
     "quants",
     "set_target",
@@ -51,6 +53,7 @@ _HOMES = {
     "Interrupted": "errors",
     "LlamaFileType": "recipe",
     "OptionError": "errors",
+    "convert": "conversion.converter",
     "quantize": "quantizer",
     "set_target": "_core",
     "target": "_core",

@@ -244,6 +244,7 @@ cdef extern from "gguffast.h" nogil:
     ctypedef struct gf_gguf_tensor_out:
         const void *name
         size_t name_size
+        uint32_t n_dims
         int64_t *ne
         uint32_t type
         uint64_t offset
@@ -353,8 +354,9 @@ cdef _fill_tensors(gf_gguf_tensor_out *out, list tensors):
         name, ne, type, offset = tensors[i]
         out[i].name = <const char *>name
         out[i].name_size = len(name)
-        for d in range(GF_GGUF_MAX_DIMS):
-            out[i].ne[d] = ne[d] if d < len(ne) else 1
+        out[i].n_dims = min(len(ne), GF_GGUF_MAX_DIMS)
+        for d in range(out[i].n_dims):
+            out[i].ne[d] = ne[d]
         out[i].type = type
         out[i].offset = offset
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gguffast.types import GGMLQuantizationType
+
 # Weights in a piece of work: long enough that Python's share of the time vanishes, short enough that a
 # thread's two buffers (at most 4 bytes a weight each) stay near the caches and that stopping is prompt.
 CHUNK_WEIGHTS = 1 << 20
@@ -167,7 +169,7 @@ class _Run:
         importance = _importance(target, chunk.first)
         status, row = _core.recode(tensor.type, rows, target.type, out, tensor.ne[0], importance)
         if status:
-            raise _bad_row(status, target, chunk.first + row)
+            raise bad_row(status, tensor.name, target.type, chunk.first + row)
         self._write(out, chunk.planned.offset + chunk.first * target.row_bytes)
         with self._lock:
             self._done += len(rows)
@@ -207,15 +209,19 @@ def _importance(target: Target, row: int) -> NDArray[np.float32] | None:
     return expert
 
 
-def _bad_row(status: int, target: Target, row: int) -> DataError:
-    place = f"tensor '{target.source.name}', row {row}"
+def bad_row(status: int, name: str, type_: GGMLQuantizationType, row: int) -> DataError:
+    """Say what :func:`gguffast._core.recode` found in a row of a tensor that was to become `type_`."""
+    place = f"tensor '{name}', row {row}"
     if status == 1:
         return DataError(
             f"{place}: NaN or infinity in the source; the model is damaged: convert or download it again"
         )
+    if type_.info.quantized:
+        hint = f"keep this tensor in another type, for example with --tensor-type '{name}=bf16'"
+    else:
+        hint = "BF16 has their range: make such a file, and quantize that"
     return DataError(
-        f"{place}: the weights are too large for the half-precision numbers of {target.type.name}; "
-        f"keep this tensor in another type, for example with --tensor-type '{target.source.name}=bf16'"
+        f"{place}: the weights are too large for the half-precision numbers of {type_.name}; {hint}"
     )
 
 

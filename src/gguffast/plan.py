@@ -71,8 +71,10 @@ class Plan:
     size: int
 
 
-def make_plan(kvs: Sequence[KV], targets: Iterable[Target]) -> Plan:
+def make_plan(kvs: Sequence[KV], targets: Iterable[Target], *, keep_dims: bool = False) -> Plan:
     """Lay out a GGUF file.
+
+    llama.cpp drops dimensions of 1 at a shape's end, as this does; its converter (`keep_dims`) does not.
 
     Every tensor is padded to the alignment, the last one too, as llama.cpp does. The alignment is the one
     that ``kvs`` states, 32 without a statement. (llama-quantize keeps such a statement but aligns to 32 all
@@ -85,7 +87,15 @@ def make_plan(kvs: Sequence[KV], targets: Iterable[Target]) -> Plan:
     for target in targets:
         offsets.append(end)
         end += -(-target.nbytes // alignment) * alignment
-    infos = [(t.source.name, t.source.ne, t.type, o) for t, o in zip(targets, offsets, strict=True)]
+    shapes = [t.source.ne if keep_dims else _significant(t.source.ne) for t in targets]
+    infos = [(t.source.name, ne, t.type, o) for t, ne, o in zip(targets, shapes, offsets, strict=True)]
     header = serialize_header(kvs, infos, alignment)
     tensors = tuple(PlannedTensor(t, len(header) + o) for t, o in zip(targets, offsets, strict=True))
     return Plan(header, tensors, len(header) + end)
+
+
+def _significant(ne: tuple[int, ...]) -> tuple[int, ...]:
+    n = len(ne)
+    while n > 1 and ne[n - 1] == 1:
+        n -= 1
+    return ne[:n]

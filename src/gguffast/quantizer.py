@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gguffast.gguf import KV
     from gguffast.imatrix import ImportanceMatrix
 
 # The last part of a name by the GGUF naming convention: the encoding, as people write it.
@@ -82,6 +83,10 @@ class Result:
         Threads that worked.
     seconds : float
         Time from opening the input to closing the output.
+    outputs : tuple of Path
+        The files of the output: ``dst``, or its shards.
+    warnings : tuple of str
+        What the user should know about the input.
     """
 
     src: Path
@@ -101,6 +106,8 @@ class Result:
     imatrix_missing: tuple[str, ...]
     threads: int
     seconds: float
+    outputs: tuple[Path, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def bpw_in(self) -> float:
@@ -198,40 +205,34 @@ def quantize(
     src = Path(src)
     file_type = recipe.parse_file_type(ftype)
     dst = Path(dst) if dst is not None else default_output(src, file_type.name)
-    n_threads = _thread_count(threads)
-    options = Options(
-        pure=pure,
-        leave_output_tensor=leave_output_tensor,
-        output_tensor_type=_tensor_type(output_tensor_type),
-        token_embedding_type=_tensor_type(token_embedding_type),
-        tensor_types=[r if isinstance(r, TensorRule) else recipe.tensor_rule(*r) for r in tensor_types],
+    n_threads = thread_count(threads)
+    settings = read_settings(
+        imatrix=imatrix,
         allow_requantize=allow_requantize,
-        overrides=_overrides(override_kv),
+        leave_output_tensor=leave_output_tensor,
+        pure=pure,
+        output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type,
+        tensor_types=tensor_types,
+        include_weights=include_weights,
+        exclude_weights=exclude_weights,
+        override_kv=override_kv,
     )
     with GGUFSource(src) as source:
-        matrix = _load_matrix(imatrix, include_weights, exclude_weights)
         if not dry_run:
             inputs = [*source.paths, *([Path(imatrix)] if imatrix else [])]
             check_output(dst, inputs, force=force)
-        job = _Job(source, file_type, options, matrix)
+        job = make_job(source, file_type, settings)
+        plan = make_plan(job.kvs, job.targets)
         if not dry_run:
-            job.write(dst, n_threads, progress)
-        return Result(
+            _write(plan, dst, n_threads, progress)
+        return job.result(
             src=src,
-            dst=dst,
+            outputs=(dst,),
             file_type=file_type.name,
             dry_run=dry_run,
             size_in=sum(path.stat().st_size for path in source.paths),
-            size_out=job.plan.size,
-            tensor_bytes_in=sum(t.n_rows * t.row_bytes for t in job.tensors),
-            tensor_bytes_out=sum(t.nbytes for t in job.targets),
-            n_weights=sum(t.n_rows * t.ne[0] for t in job.tensors),
-            n_tensors=len(job.tensors),
-            n_requantized=sum(t.type != t.source.type and t.source.type.info.quantized for t in job.targets),
-            types=_types(job.targets),
-            fallbacks=tuple(job.fallbacks()),
-            imatrix_used=sum(t.importance is not None for t in job.targets),
-            imatrix_missing=tuple(job.missing),
+            size_out=plan.size,
             threads=n_threads,
             seconds=time.perf_counter() - started,
         )
@@ -255,48 +256,131 @@ def default_output(src: Path, file_type: str) -> Path:
     return src.with_name(f"{stem[: encoding.start()]}{name}.gguf")
 
 
-class _Job:
-    """One model on its way: what each tensor becomes and where it goes."""
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The user's say in a quantization, read and checked."""
+
+    options: Options
+    matrix: ImportanceMatrix | None
+
+
+def read_settings(
+    *,
+    imatrix: str | os.PathLike[str] | None,
+    allow_requantize: bool,
+    leave_output_tensor: bool,
+    pure: bool,
+    output_tensor_type: str | GGMLQuantizationType | None,
+    token_embedding_type: str | GGMLQuantizationType | None,
+    tensor_types: Iterable[TensorRule | tuple[str, str | GGMLQuantizationType]],
+    include_weights: Sequence[str],
+    exclude_weights: Sequence[str],
+    override_kv: Mapping[str, bool | int | float | str] | Iterable[Override],
+) -> Settings:
+    """Check the options of :func:`quantize`, and load the importance matrix."""
+    options = Options(
+        pure=pure,
+        leave_output_tensor=leave_output_tensor,
+        output_tensor_type=_tensor_type(output_tensor_type),
+        token_embedding_type=_tensor_type(token_embedding_type),
+        tensor_types=[r if isinstance(r, TensorRule) else recipe.tensor_rule(*r) for r in tensor_types],
+        allow_requantize=allow_requantize,
+        overrides=_overrides(override_kv),
+    )
+    return Settings(options, _load_matrix(imatrix, include_weights, exclude_weights))
+
+
+def make_job(source: Source, file_type: FileType, settings: Settings) -> Job:
+    """Decide what quantization makes of a model."""
+    options, matrix = settings.options, settings.matrix
+    tensors = recipe.output_order(source.tensors)
+    weights = [(t.name, t.ne, t.type) for t in tensors]
+    try:
+        choices = recipe.choose_types(source.metadata, weights, file_type, options, matrix is not None)
+        recipe.check_choices(weights, choices, options, matrix is not None)
+    except (DataError, FormatError) as error:
+        raise type(error)(f"{source.paths[0]}: {error}") from None
+    number = recipe.file_type_number(file_type, source.metadata, weights, options.overrides)
+    kvs = recipe.output_kvs(source.kvs, number, options.overrides, matrix.kvs() if matrix else ())
+    return Job(kvs, tensors, choices, matrix)
+
+
+class Job:
+    """One model on its way: what each tensor becomes, and the metadata that goes with it.
+
+    Parameters
+    ----------
+    kvs : sequence of KV
+        The output's metadata.
+    tensors : sequence of SourceTensor
+        In output order.
+    choices : sequence of Choice
+        What each becomes.
+    matrix : ImportanceMatrix, optional
+    """
 
     def __init__(
-        self, source: Source, file_type: FileType, options: Options, matrix: ImportanceMatrix | None
+        self,
+        kvs: Sequence[KV],
+        tensors: Sequence[SourceTensor],
+        choices: Sequence[Choice],
+        matrix: ImportanceMatrix | None = None,
     ) -> None:
-        self.tensors: list[SourceTensor] = recipe.output_order(source.tensors)
-        weights = [(t.name, t.ne, t.type) for t in self.tensors]
-        try:
-            self.choices = recipe.choose_types(
-                source.metadata, weights, file_type, options, matrix is not None
-            )
-            recipe.check_choices(weights, self.choices, options, matrix is not None)
-        except (DataError, FormatError) as error:
-            raise type(error)(f"{source.paths[0]}: {error}") from None
-        self.missing: list[str] = []
+        self.kvs = kvs
+        self._tensors = tensors
+        self._choices = choices
+        self._missing: list[str] = []
         self.targets = self._targets(matrix)
-        number = recipe.file_type_number(file_type, source.metadata, weights, options.overrides)
-        extra = matrix.kvs() if matrix else ()
-        self.plan: Plan = make_plan(
-            recipe.output_kvs(source.kvs, number, options.overrides, extra), self.targets
+
+    def result(
+        self,
+        *,
+        src: Path,
+        outputs: tuple[Path, ...],
+        file_type: str,
+        dry_run: bool,
+        size_in: int,
+        size_out: int,
+        threads: int,
+        seconds: float,
+        warnings: tuple[str, ...] = (),
+    ) -> Result:
+        """Sum up."""
+        return Result(
+            src=src,
+            dst=outputs[0],
+            file_type=file_type,
+            dry_run=dry_run,
+            size_in=size_in,
+            size_out=size_out,
+            tensor_bytes_in=sum(t.n_rows * t.row_bytes for t in self._tensors),
+            tensor_bytes_out=sum(t.nbytes for t in self.targets),
+            n_weights=sum(t.n_rows * t.ne[0] for t in self._tensors),
+            n_tensors=len(self._tensors),
+            n_requantized=sum(t.type != t.source.type and t.source.type.info.quantized for t in self.targets),
+            types=_types(self.targets),
+            fallbacks=tuple(self._fallbacks()),
+            imatrix_used=sum(t.importance is not None for t in self.targets),
+            imatrix_missing=tuple(self._missing),
+            threads=threads,
+            seconds=seconds,
+            outputs=outputs,
+            warnings=warnings,
         )
 
-    def write(self, dst: Path, threads: int, progress: Callable[[Progress], object] | None) -> None:
-        with OutputFile(dst, self.plan.size) as output:
-            output.write(self.plan.header, 0)
-            engine.run(self.plan.tensors, output.write, threads, progress)
-            output.commit()
-
-    def fallbacks(self) -> list[Fallback]:
+    def _fallbacks(self) -> list[Fallback]:
         return [
             Fallback(tensor.name, choice.fallback_from, choice.type)
-            for tensor, choice in zip(self.tensors, self.choices, strict=True)
+            for tensor, choice in zip(self._tensors, self._choices, strict=True)
             if choice.fallback_from is not None
         ]
 
     def _targets(self, matrix: ImportanceMatrix | None) -> list[Target]:
         if matrix:
-            matrix.check(tensor.name for tensor in self.tensors)
+            matrix.check(tensor.name for tensor in self._tensors)
         return [
             Target(tensor, choice.type, self._importance(matrix, tensor, choice) if matrix else None)
-            for tensor, choice in zip(self.tensors, self.choices, strict=True)
+            for tensor, choice in zip(self._tensors, self._choices, strict=True)
         ]
 
     def _importance(
@@ -306,8 +390,15 @@ class _Job:
             return None
         importance = matrix.for_tensor(tensor.name, tensor.ne, choice.needs_imatrix)
         if importance is None:
-            self.missing.append(tensor.name)
+            self._missing.append(tensor.name)
         return importance
+
+
+def _write(plan: Plan, dst: Path, threads: int, progress: Callable[[Progress], object] | None) -> None:
+    with OutputFile(dst, plan.size) as output:
+        output.write(plan.header, 0)
+        engine.run(plan.tensors, output.write, threads, progress)
+        output.commit()
 
 
 def _load_matrix(
@@ -321,7 +412,8 @@ def _load_matrix(
     return imatrices.load(path).filter(include, exclude) or None
 
 
-def _thread_count(threads: int | None) -> int:
+def thread_count(threads: int | None) -> int:
+    """Check a number of threads; None means the CPUs that this process may use."""
     if threads is None:
         return engine.available_cpus()
     if threads < 1:

@@ -135,6 +135,7 @@ static buffer write_again(buffer b, const gf_gguf *gguf) {
         tensors[i].name_size = t->name.size;
         tensors[i].type = t->type;
         tensors[i].offset = t->offset - gguf->data_offset;
+        tensors[i].n_dims = t->n_dims;
         memcpy(tensors[i].ne, t->ne, sizeof t->ne);
     }
     const size_t size =

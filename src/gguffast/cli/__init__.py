@@ -20,7 +20,7 @@ from typing import NoReturn
 from gguffast import __version__
 from gguffast.errors import GGUFFastError, Interrupted
 
-COMMANDS = ("quantize", "inspect", "demo")
+COMMANDS = ("quantize", "convert", "inspect", "demo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

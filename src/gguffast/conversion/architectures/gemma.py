@@ -1,0 +1,170 @@
+"""Gemma 1, 2 and 3 (text). Norms are stored as offsets from 1, and the output head is the embedding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from gguffast.conversion.architecture import (
+    ATTENTION,
+    BLOCK_COUNT,
+    CONTEXT_LENGTH,
+    EMBEDDING_LENGTH,
+    FEED_FORWARD_BLOCK,
+    FEED_FORWARD_LENGTH,
+    HEAD_COUNT,
+    HEAD_COUNT_KV,
+    HIDDEN,
+    KEY_LENGTH,
+    RMS_EPSILON,
+    VALUE_LENGTH,
+    VOCABULARY,
+    Architecture,
+    Rule,
+    base_keys,
+    file_type,
+    head_dim,
+    linear,
+    norm,
+    real,
+    uint,
+)
+from gguffast.conversion.hparams import Hparams
+
+_DEFAULTS = {
+    "vocab_size": 256000,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-6,
+    "head_dim": 256,
+    "tie_word_embeddings": True,
+}
+
+_COMMON: dict[str, Rule | None] = {
+    "model.embed_tokens": linear("token_embd", VOCABULARY, HIDDEN),
+    "model.norm": norm("output_norm", plus_one=True),
+    "lm_head": None,
+    **ATTENTION,
+    **FEED_FORWARD_BLOCK,
+    "model.layers.{i}.input_layernorm": norm("blk.{i}.attn_norm", plus_one=True),
+}
+_SANDWICH: dict[str, Rule | None] = {
+    **_COMMON,
+    "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.post_attention_norm", plus_one=True),
+    "model.layers.{i}.pre_feedforward_layernorm": norm("blk.{i}.ffn_norm", plus_one=True),
+    "model.layers.{i}.post_feedforward_layernorm": norm("blk.{i}.post_ffw_norm", plus_one=True),
+}
+
+_KEYS = (
+    CONTEXT_LENGTH,
+    EMBEDDING_LENGTH,
+    BLOCK_COUNT,
+    FEED_FORWARD_LENGTH,
+    HEAD_COUNT,
+    HEAD_COUNT_KV,
+    RMS_EPSILON,
+    KEY_LENGTH,
+    VALUE_LENGTH,
+    file_type,
+)
+_SLIDING_WINDOW = uint("{arch}.attention.sliding_window", "sliding_window")
+_FINAL_SOFTCAP = real("{arch}.final_logit_softcapping", "final_logit_softcapping", unless_zero=True)
+
+# Code Gemma's end of a turn, which every Gemma file gets; it stands in no file of the checkpoint.
+_CODE_GEMMA = (("eot", 107),)
+
+
+def _gemma_vocabulary(h: Hparams) -> dict[str, Any]:
+    return {"kinds": ("sentencepiece",), "space_prefix": False, "special_ids": _CODE_GEMMA}
+
+
+def _gemma2_vocabulary(h: Hparams) -> dict[str, Any]:
+    return {"kinds": ("sentencepiece",), "space_prefix": False}
+
+
+def _gemma3_vocabulary(h: Hparams) -> dict[str, Any]:
+    return {"kinds": ("sentencepiece", "bpe"), "space_prefix": False}
+
+
+def _sliding_window(h: Hparams) -> int | None:
+    # The Hugging Face class counts a bidirectional window from its middle.
+    window = h.integer("sliding_window")
+    return window // 2 + 1 if h.get("use_bidirectional_attention") else window
+
+
+_GEMMA3 = Architecture(
+    hf_class="Gemma3ForCausalLM",
+    name="gemma3",
+    defaults={
+        **_DEFAULTS,
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131072,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "sliding_window": 4096,
+    },
+    tensors={
+        **_SANDWICH,
+        # The embedding of the multimodal models has rows for image tokens, which the tokenizer does not know.
+        "model.embed_tokens": Rule("token_embd", (VOCABULARY, HIDDEN), cut_rows=True),
+        "lm_head": Rule("output", (VOCABULARY, HIDDEN), optional=True),
+        "model.layers.{i}.self_attn.q_norm": norm("blk.{i}.attn_q_norm", head_dim, plus_one=True),
+        "model.layers.{i}.self_attn.k_norm": norm("blk.{i}.attn_k_norm", head_dim, plus_one=True),
+    },
+    keys=(
+        *base_keys(),
+        _FINAL_SOFTCAP,
+        uint("{arch}.attention.sliding_window", _sliding_window),
+    ),
+    vocabulary=_gemma3_vocabulary,
+)
+
+ARCHITECTURES = (
+    Architecture(
+        hf_class="GemmaForCausalLM",
+        name="gemma",
+        defaults={
+            **_DEFAULTS,
+            "hidden_size": 3072,
+            "intermediate_size": 24576,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+        },
+        tensors={
+            **_COMMON,
+            "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.ffn_norm", plus_one=True),
+        },
+        keys=_KEYS,
+        vocabulary=_gemma_vocabulary,
+    ),
+    Architecture(
+        hf_class="Gemma2ForCausalLM",
+        name="gemma2",
+        defaults={
+            **_DEFAULTS,
+            "hidden_size": 2304,
+            "intermediate_size": 9216,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "sliding_window": 4096,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+        tensors=_SANDWICH,
+        keys=(
+            *_KEYS,
+            real("{arch}.attn_logit_softcapping", "attn_logit_softcapping"),
+            real("{arch}.final_logit_softcapping", "final_logit_softcapping"),
+            _SLIDING_WINDOW,
+        ),
+        vocabulary=_gemma2_vocabulary,
+    ),
+    _GEMMA3,
+    replace(_GEMMA3, hf_class="Gemma3ForConditionalGeneration"),
+)

@@ -1,0 +1,109 @@
+"""Qwen 1.5, 2 and 2.5, dense and with experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gguffast.conversion.architecture import (
+    ATTENTION,
+    EMBEDDING,
+    FEED_FORWARD_BLOCK,
+    HIDDEN,
+    NORMS,
+    Architecture,
+    Rule,
+    base_keys,
+    expert_keys,
+    gated_feed_forward,
+    linear,
+    one,
+    size,
+    uint,
+)
+from gguffast.conversion.hparams import Hparams
+
+EXPERTS = size("num_experts")
+EXPERT_WIDTH = size("moe_intermediate_size")
+_SHARED_WIDTH = size("shared_expert_intermediate_size")
+
+EXPERT_FEED_FORWARD_LENGTH = uint("{arch}.expert_feed_forward_length", "moe_intermediate_size")
+EXPERT_TENSORS: dict[str, Rule | None] = {
+    "model.layers.{i}.mlp.gate": linear("blk.{i}.ffn_gate_inp", EXPERTS, HIDDEN),
+    "model.layers.{i}.mlp.experts.{e}.down_proj": linear("blk.{i}.ffn_down_exps", HIDDEN, EXPERT_WIDTH),
+    "model.layers.{i}.mlp.experts.{e}.gate_proj": linear("blk.{i}.ffn_gate_exps", EXPERT_WIDTH, HIDDEN),
+    "model.layers.{i}.mlp.experts.{e}.up_proj": linear("blk.{i}.ffn_up_exps", EXPERT_WIDTH, HIDDEN),
+    # Checkpoints whose experts are stacked already.
+    "model.layers.{i}.mlp.experts.gate_up_proj": Rule(
+        ("blk.{i}.ffn_gate_exps", "blk.{i}.ffn_up_exps"),
+        (EXPERTS, size("moe_intermediate_size", 2), HIDDEN),
+        optional=True,
+    ),
+    "model.layers.{i}.mlp.experts.down_proj": Rule(
+        "blk.{i}.ffn_down_exps", (EXPERTS, HIDDEN, EXPERT_WIDTH), optional=True
+    ),
+}
+
+
+def qwen_vocabulary(h: Hparams) -> dict[str, Any]:
+    """Look for a SentencePiece file too: a few of the first models came with one."""
+    return {"kinds": ("sentencepiece", "bpe")}
+
+
+_QKV = [f"model.layers.{{i}}.self_attn.{x}_proj" for x in "qkv"]
+BIASED_ATTENTION = {**ATTENTION, **{name: ATTENTION[name]._replace(bias=True) for name in _QKV}}
+
+ARCHITECTURES = (
+    Architecture(
+        hf_class="Qwen2ForCausalLM",
+        name="qwen2",
+        defaults={
+            "vocab_size": 151936,
+            "hidden_size": 4096,
+            "intermediate_size": 22016,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "max_position_embeddings": 32768,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+        },
+        tensors={**EMBEDDING, **NORMS, **BIASED_ATTENTION, **FEED_FORWARD_BLOCK},
+        keys=base_keys(),
+        vocabulary=qwen_vocabulary,
+    ),
+    Architecture(
+        hf_class="Qwen2MoeForCausalLM",
+        name="qwen2moe",
+        defaults={
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "intermediate_size": 5632,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "max_position_embeddings": 32768,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632,
+            "num_experts_per_tok": 4,
+            "num_experts": 60,
+            "tie_word_embeddings": False,
+        },
+        tensors={
+            **EMBEDDING,
+            **NORMS,
+            **BIASED_ATTENTION,
+            **EXPERT_TENSORS,
+            **gated_feed_forward("model.layers.{i}.mlp.shared_expert", "_shexp", _SHARED_WIDTH),
+            "model.layers.{i}.mlp.shared_expert_gate": linear("blk.{i}.ffn_gate_inp_shexp", one, HIDDEN),
+        },
+        experts=EXPERTS,
+        keys=(
+            *base_keys(*expert_keys(EXPERTS)),
+            EXPERT_FEED_FORWARD_LENGTH,
+            uint("{arch}.expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
+        ),
+    ),
+)

@@ -1,0 +1,65 @@
+"""Qwen 3, dense and with experts: norms of queries and keys, no biases."""
+
+from __future__ import annotations
+
+from gguffast.conversion.architecture import (
+    ATTENTION,
+    EMBEDDING,
+    FEED_FORWARD_BLOCK,
+    HEAD_NORMS,
+    NORMS,
+    Architecture,
+    base_keys,
+    expert_keys,
+)
+from gguffast.conversion.architectures.qwen2 import (
+    EXPERT_FEED_FORWARD_LENGTH,
+    EXPERT_TENSORS,
+    EXPERTS,
+    qwen_vocabulary,
+)
+
+ARCHITECTURES = (
+    Architecture(
+        hf_class="Qwen3ForCausalLM",
+        name="qwen3",
+        defaults={
+            "vocab_size": 151936,
+            "hidden_size": 4096,
+            "intermediate_size": 22016,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "head_dim": 128,
+            "max_position_embeddings": 32768,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+        },
+        tensors={**EMBEDDING, **NORMS, **ATTENTION, **HEAD_NORMS, **FEED_FORWARD_BLOCK},
+        keys=base_keys(),
+        vocabulary=qwen_vocabulary,
+    ),
+    Architecture(
+        hf_class="Qwen3MoeForCausalLM",
+        name="qwen3moe",
+        defaults={
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 32768,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "moe_intermediate_size": 768,
+            "num_experts_per_tok": 8,
+            "num_experts": 128,
+            "tie_word_embeddings": False,
+        },
+        tensors={**EMBEDDING, **NORMS, **ATTENTION, **HEAD_NORMS, **EXPERT_TENSORS},
+        experts=EXPERTS,
+        keys=(*base_keys(*expert_keys(EXPERTS)), EXPERT_FEED_FORWARD_LENGTH),
+    ),
+)

@@ -1,0 +1,330 @@
+"""Hugging Face checkpoint in, GGUF out: the reference converter's file, or that quantized in one pass."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from gguffast import _core, engine, recipe
+from gguffast.conversion.architecture import Architecture, Facts
+from gguffast.conversion.architectures import find_architecture
+from gguffast.conversion.hparams import Hparams, class_name, read_config
+from gguffast.conversion.metadata import General, count_weights, read_general
+from gguffast.conversion.split import parse_size, plan_shards, shard_paths, split, write_files
+from gguffast.conversion.tensors import Mapped, is_text, map_tensors
+from gguffast.conversion.vocab import Vocab, load_vocab
+from gguffast.engine import Progress
+from gguffast.errors import FileError, FormatError, OptionError
+from gguffast.files import check_output
+from gguffast.gguf import KV, GGUFValueType, kv
+from gguffast.quantizer import Job, Result, Settings, make_job, read_settings, thread_count
+from gguffast.recipe import Choice, FileType, LlamaFileType, Override, TensorRule
+from gguffast.sources import SourceTensor
+from gguffast.sources.checkpoint import Checkpoint, guess_dtype, open_checkpoint
+from gguffast.sources.lazy import DType, LazyTensor, as_source, to_f32, widen
+from gguffast.types import GGMLQuantizationType
+
+# What the converter writes by its own rules; every other type is made from `auto` as `quantize` makes it.
+_TENSOR_TYPES = {
+    LlamaFileType.ALL_F32: GGMLQuantizationType.F32,
+    LlamaFileType.MOSTLY_F16: GGMLQuantizationType.F16,
+    LlamaFileType.MOSTLY_BF16: GGMLQuantizationType.BF16,
+    LlamaFileType.MOSTLY_Q8_0: GGMLQuantizationType.Q8_0,
+}
+_QUANTIZATION_VERSION = 2
+
+# Routers are small and decide much: F32 always.
+_ALWAYS_F32 = ("_norm.weight", ".ffn_gate_inp.weight", ".ffn_gate_inp_shexp.weight")
+
+
+def convert(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str] | None = None,
+    outtype: str | int = "auto",
+    *,
+    model_name: str | None = None,
+    metadata: str | os.PathLike[str] | None = None,
+    vocab_only: bool = False,
+    pre: str | None = None,
+    split_max_size: int | str = 0,
+    split_max_tensors: int = 0,
+    imatrix: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    progress: Callable[[Progress], object] | None = None,
+    force: bool = False,
+    leave_output_tensor: bool = False,
+    pure: bool = False,
+    output_tensor_type: str | GGMLQuantizationType | None = None,
+    token_embedding_type: str | GGMLQuantizationType | None = None,
+    tensor_types: Iterable[TensorRule | tuple[str, str | GGMLQuantizationType]] = (),
+    include_weights: Sequence[str] = (),
+    exclude_weights: Sequence[str] = (),
+    override_kv: Mapping[str, bool | int | float | str] | Iterable[Override] = (),
+    dry_run: bool = False,
+) -> Result:
+    """Convert a Hugging Face checkpoint to GGUF, quantized on the way if asked for.
+
+    One pass over the checkpoint: nothing lies in between, and no code of the checkpoint is executed. The file
+    equals that of llama.cpp's ``convert_hf_to_gguf.py``; a quantized one equals what llama-quantize makes of
+    its ``auto`` file. It appears under its name when it is complete; an error or Ctrl-C leaves nothing.
+
+    Parameters
+    ----------
+    src : path-like
+        Folder of the checkpoint: config.json, weights (safetensors or PyTorch), tokenizer.
+    dst : path-like or None
+        The output; ``{ftype}`` in its name becomes the type. A folder, or None for the checkpoint's own one,
+        gets a file named by the GGUF naming convention.
+    outtype : str, int or LlamaFileType
+        ``"f32"``, ``"f16"``, ``"bf16"``, ``"q8_0"``; ``"auto"``, the 16-bit type of the weights; or any file
+        type that :func:`gguffast.quantize` knows.
+    model_name : str, optional
+        ``general.name``; otherwise the model card, the configuration or the folder's name says.
+    metadata : path-like, optional
+        JSON file with an object of ``general.*`` keys that count more than what is found.
+    vocab_only : bool
+        Write metadata and tokenizer alone.
+    pre : str, optional
+        Name of the pre-tokenizer, for one that is not recognised.
+    split_max_size : int or str
+        Most bytes of tensors in a file, as a number or like ``"4G"``; 0 is no limit.
+    split_max_tensors : int
+        Most tensors in a file; 0 is no limit.
+    threads, progress, force, dry_run
+        As for :func:`gguffast.quantize`.
+    imatrix, leave_output_tensor, pure, output_tensor_type, token_embedding_type
+        As for :func:`gguffast.quantize`; only for types other than the first five.
+    tensor_types, include_weights, exclude_weights, override_kv
+        Likewise.
+
+    Returns
+    -------
+    Result
+        Sizes, types, fallbacks, files, time.
+
+    Raises
+    ------
+    OptionError
+        Arguments that do not exist or do not fit together; a model class or pre-tokenizer that is not known.
+    FormatError
+        A file of the checkpoint is damaged, missing in a set, or disagrees with another one.
+    DataError
+        NaN or infinity in a tensor, or weights too large for the type.
+    FileError
+        A file is missing, exists already, cannot be read or written, or the disk is full.
+    """
+    started = time.perf_counter()
+    folder = Path(os.path.abspath(src))
+    limits = (parse_size(split_max_size), split_max_tensors)
+    n_threads = thread_count(threads)
+    wanted = _parse_outtype(outtype)
+    settings = read_settings(
+        imatrix=imatrix,
+        allow_requantize=False,
+        leave_output_tensor=leave_output_tensor,
+        pure=pure,
+        output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type,
+        tensor_types=tensor_types,
+        include_weights=include_weights,
+        exclude_weights=exclude_weights,
+        override_kv=override_kv,
+    )
+    _check_options(wanted, settings, limits, vocab_only)
+    model = _Model(folder, pre=pre, vocab_only=vocab_only)
+    general = read_general(
+        folder, model.weights, model_name=model_name, override=None if metadata is None else Path(metadata)
+    )
+    number, job = _make_job(model, general, wanted, settings)
+    encoding = None if vocab_only else number.name.partition("_")[2]
+    path = _output_path(folder, dst, general, encoding)
+    shards = split(job.targets, *limits)
+    plans = plan_shards(job.kvs, shards, keep_dims=not isinstance(wanted, FileType))
+    outputs = shard_paths(path, len(plans))
+    if not dry_run:
+        inputs = [*model.paths, *([Path(imatrix)] if imatrix else [])]
+        for output in outputs:
+            check_output(output, inputs, force=force)
+        write_files(list(zip(outputs, plans, strict=True)), n_threads, progress)
+    return job.result(
+        src=Path(src),
+        outputs=tuple(outputs),
+        file_type=encoding or "VOCAB",
+        dry_run=dry_run,
+        size_in=sum(part.stat().st_size for part in model.paths),
+        size_out=sum(plan.size for plan in plans),
+        threads=n_threads,
+        seconds=time.perf_counter() - started,
+        warnings=tuple(model.vocabulary.warnings),
+    )
+
+
+def _parse_outtype(outtype: str | int) -> LlamaFileType | FileType | None:
+    """Return a type with rules of its own, a file type of `quantize`, or None for ``auto``."""
+    if str(outtype).lower() == "auto":
+        return None
+    file_type = recipe.parse_file_type(outtype)
+    return file_type if file_type.number not in _TENSOR_TYPES else LlamaFileType(file_type.number)
+
+
+def _check_options(
+    wanted: LlamaFileType | FileType | None, settings: Settings, limits: tuple[int, int], vocab_only: bool
+) -> None:
+    if limits[1] < 0:
+        raise OptionError(f"--split-max-tensors must be 0 or more, found {limits[1]}")
+    if vocab_only and any(limits):
+        raise OptionError("--vocab-only and --split-max-* do not go together: there is nothing to split")
+    if not isinstance(wanted, FileType) and (
+        settings.matrix or settings.options != recipe.Options(tensor_types=[], overrides=[])
+    ):
+        raise OptionError(
+            "quantization options (--imatrix, --pure, --tensor-type, ...) need a quantized type, "
+            "for example --outtype q4_k_m"
+        )
+
+
+class _Model:
+    """A checkpoint under GGUF names."""
+
+    def __init__(self, folder: Path, *, pre: str | None, vocab_only: bool) -> None:
+        self.folder = folder
+        config_path = folder / "config.json"
+        config = read_config(folder)
+        self.architecture: Architecture = find_architecture(class_name(config, config_path))
+        self.hparams = Hparams(config, self.architecture.defaults, self.architecture.ignored, config_path)
+        self.vocabulary: Vocab = load_vocab(
+            folder, self.hparams.values, pre=pre, **self.architecture.vocabulary(self.hparams)
+        )
+        self.paths: list[Path] = []
+        self.tensors: list[Mapped] = []
+        self.auto = LlamaFileType.MOSTLY_F16
+        if not vocab_only:
+            self._map(open_checkpoint(folder, self.hparams.mapping("quantization_config")))
+        else:
+            # The file type is that of the weights, if there are any.
+            with contextlib.suppress(FileError, FormatError):
+                self._guess(open_checkpoint(folder).tensors)
+        self.weights = count_weights((m.name, m.tensor.shape) for m in self.tensors)
+
+    def _map(self, checkpoint: Checkpoint) -> None:
+        text = {name: tensor for name, tensor in checkpoint.tensors.items() if is_text(name)}
+        self.paths = list(checkpoint.parts)
+        self.tensors = map_tensors(self.architecture, self.hparams, text, self.vocabulary.size)
+        self._guess(text)
+        for name, tensor in self.tensors:
+            if name == "token_embd.weight" and self.vocabulary.size > tensor.shape[0]:
+                raise FormatError(
+                    f"{self.folder}: the tokenizer has {self.vocabulary.size} tokens, "
+                    f"but the embedding only {tensor.shape[0]} rows"
+                )
+
+    def _guess(self, tensors: Mapping[str, LazyTensor]) -> None:
+        if guess_dtype(tensors.values()) is DType.BF16:
+            self.auto = LlamaFileType.MOSTLY_BF16
+
+    def kvs(self, general: General, file_type: LlamaFileType) -> list[KV]:
+        """All metadata, in file order."""
+        facts = Facts(self.architecture.name, self.hparams, int(file_type))
+        pairs = [kv("general.architecture", self.architecture.name, GGUFValueType.STRING)]
+        if self.tensors:
+            pairs += [pair for key in self.architecture.early_keys for pair in key(facts)]
+        pairs.append(kv("general.type", "model", GGUFValueType.STRING))
+        pairs += general.kvs
+        pairs += [pair for key in self.architecture.keys for pair in key(facts)]
+        pairs.append(kv("general.quantization_version", _QUANTIZATION_VERSION, GGUFValueType.UINT32))
+        for key, value, kind in self.vocabulary.kvs:
+            type_, _, item = kind.partition("/")
+            pairs.append(kv(key, value, GGUFValueType[type_], GGUFValueType[item] if item else None))
+        return pairs
+
+
+def _make_job(
+    model: _Model, general: General, wanted: LlamaFileType | FileType | None, settings: Settings
+) -> tuple[LlamaFileType, Job]:
+    """Decide what becomes of each tensor."""
+    if isinstance(wanted, FileType):
+        source = _AutoSource(model, model.kvs(general, model.auto))
+        return LlamaFileType(wanted.number), make_job(source, wanted, settings)
+    file_type = model.auto if wanted is None else wanted
+    tensors = [as_source(name, tensor) for name, tensor in model.tensors]
+    choices = [_choose(tensor.name, tensor.ne, file_type) for tensor in tensors]
+    return file_type, Job(model.kvs(general, file_type), tensors, choices)
+
+
+def _choose(name: str, ne: tuple[int, ...], file_type: LlamaFileType) -> Choice:
+    """Choose as the reference converter does."""
+    if len(ne) == 1 or not name.endswith(".weight") or name.endswith(_ALWAYS_F32):
+        return Choice(GGMLQuantizationType.F32)
+    wanted = _TENSOR_TYPES[file_type]
+    if ne[0] % wanted.info.block_size:
+        return Choice(GGMLQuantizationType.F16, fallback_from=wanted)
+    return Choice(wanted)
+
+
+class _AutoSource:
+    """What reading the ``auto`` file would give, without the file."""
+
+    def __init__(self, model: _Model, kvs: list[KV]) -> None:
+        self.paths = [model.folder]
+        self.kvs = kvs
+        self.metadata = {pair.key: pair.value for pair in kvs if not pair.key.startswith("tokenizer.")}
+        self.tensors: list[SourceTensor] = [
+            _as_stored(name, tensor, _choose(name, tensor.shape[::-1], model.auto).type)
+            for name, tensor in model.tensors
+        ]
+
+
+def _as_stored(name: str, tensor: LazyTensor, type_: GGMLQuantizationType) -> SourceTensor:
+    if type_ is GGMLQuantizationType.F32:
+        return as_source(name, to_f32(tensor))
+    source = as_source(name, widen(tensor))
+    return source if source.type == type_ else _Rounded(source, type_)
+
+
+class _Rounded:
+    """A tensor rounded to another float type when it is read, to what the ``auto`` file would hold."""
+
+    def __init__(self, source: SourceTensor, type_: GGMLQuantizationType) -> None:
+        self._source = source
+        self.name = source.name
+        self.ne = source.ne
+        self.type = type_
+        self.n_rows = source.n_rows
+        self.row_bytes = type_.nbytes(source.ne[0])
+
+    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
+        """See :class:`gguffast.sources.SourceTensor`."""
+        rows = self._source.read_rows(first, count, memoryview(bytearray(count * self._source.row_bytes)))
+        out = into[: count * self.row_bytes]
+        status, row = _core.recode(self._source.type, rows, self.type, out, self.ne[0], None)
+        if status:
+            raise engine.bad_row(status, self.name, self.type, first + row)
+        return out
+
+
+def _output_path(
+    folder: Path, dst: str | os.PathLike[str] | None, general: General, encoding: str | None
+) -> Path:
+    path = folder if dst is None else Path(dst)
+    if path.is_dir():
+        return path / general.file_name(encoding)
+    return path.with_name(fill_template(path.name, encoding))
+
+
+def fill_template(name: str, encoding: str | None) -> str:
+    """Put the type into a file name: ``{ftype}`` or ``{outtype}`` in lower case, ``{FTYPE}`` in upper case.
+
+    Raises
+    ------
+    OptionError
+        If there is something else in braces.
+    """
+    text = encoding or ""
+    low, up = text.lower(), text.upper()
+    try:
+        return name.format(low, ftype=low, outtype=low, FTYPE=up, OUTTYPE=up)
+    except (AttributeError, IndexError, KeyError, ValueError) as error:
+        raise OptionError(f"output name {name!r}: braces can hold {{ftype}} or {{FTYPE}} only") from error

@@ -1,0 +1,223 @@
+"""From a checkpoint's tensors to the GGUF file's, by a family's rules: names, order, shapes, stacks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gguffast.conversion.architecture import Architecture, Rule
+from gguffast.conversion.hparams import Hparams
+from gguffast.errors import FormatError
+from gguffast.sources.lazy import LazyTensor, from_array, map_f32, permute_rows, reshape, slice_rows, stack
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+_ENDING = re.compile(r"\.(weight|bias)$")
+
+# Buffers that old checkpoints carry along, and the parts of a multimodal model that are not its text model.
+_DROPPED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+_NOT_TEXT = re.compile(
+    r"^(vit|vpm|mlp|merger|resampler)\b|(vision|visual|audio|talker)[._]|projector\.|pre_mm_projector_norm"
+    r"|image_newline|patch_embed|patch_merger\."
+)
+
+
+class Mapped(NamedTuple):
+    """A tensor under its GGUF name."""
+
+    name: str
+    tensor: LazyTensor
+
+
+class _Place(NamedTuple):
+    """Which tensor of a model a name means."""
+
+    pattern: str
+    ending: str
+    layer: int | None
+    expert: int | None
+
+
+def is_text(name: str) -> bool:
+    """Tell the tensors of the text model from the rest."""
+    return not name.endswith(_DROPPED) and not _NOT_TEXT.search(name)
+
+
+def map_tensors(
+    architecture: Architecture, hparams: Hparams, tensors: Mapping[str, LazyTensor], vocabulary: int
+) -> list[Mapped]:
+    """Apply an architecture's rules to a checkpoint.
+
+    Parameters
+    ----------
+    architecture, hparams
+        The rules, and the sizes.
+    tensors : mapping of str to LazyTensor
+        The checkpoint, in the order in which the output shall stand. Stacked experts stand where the last of
+        a layer's experts is met.
+    vocabulary : int
+        Tokens that the tokenizer has.
+
+    Raises
+    ------
+    FormatError
+        A tensor that is missing, unknown, there twice, or of another shape than the configuration says.
+    """
+    mapping = _Mapping(architecture, hparams, vocabulary)
+    found = [Mapped(g.name, from_array(g.name, g.values)) for g in architecture.generated(hparams)]
+    for name, tensor in tensors.items():
+        if is_text(name):
+            found.extend(mapping.take(name, tensor))
+    mapping.check(found)
+    return found
+
+
+class _Mapping:
+    def __init__(self, architecture: Architecture, hparams: Hparams, vocabulary: int) -> None:
+        self._architecture = architecture
+        self._h = hparams
+        self._vocabulary = vocabulary
+        self._layers = hparams.integer("num_hidden_layers")
+        self._experts = architecture.experts(hparams) if architecture.experts else 0
+        self._waiting: dict[int, dict[tuple[str, int], LazyTensor]] = {}
+        self._stacked = [pattern for pattern in architecture.tensors if "{e}" in pattern]
+        self._seen: set[str] = set()
+
+    def take(self, name: str, tensor: LazyTensor) -> Iterator[Mapped]:
+        """Give the tensors that are complete once this one has come."""
+        place = self._place(name)
+        rule = self._architecture.tensors[place.pattern]
+        if rule is None:
+            return
+        self._check_shape(name, tensor, rule, place.ending)
+        if place.layer is not None and place.expert is not None:
+            yield from self._take_expert(name, tensor, place.pattern, place.layer, place.expert)
+            return
+        ending = place.ending or ".weight"
+        for new_name, part in self._apply(rule, tensor):
+            yield self._named(new_name.format(i=place.layer) + ending, part, name)
+
+    def check(self, found: list[Mapped]) -> None:
+        """Name what is missing."""
+        waiting = next(iter(self._waiting.items()), None)
+        if waiting:
+            self._refuse_experts(*waiting)
+        names = {mapped.name for mapped in found}
+        tied = self._h.get("tie_word_embeddings")
+        for pattern, rule in self._architecture.tensors.items():
+            if rule is None or (rule.optional and (pattern != "lm_head" or tied)):
+                continue
+            for i in range(self._layers if "{i}" in pattern else 1):
+                self._check_present(pattern.replace("{i}", str(i)), rule, i, names)
+
+    def _place(self, name: str) -> _Place:
+        plain = name.replace("language_model.", "")
+        if plain in self._seen:
+            raise self._error(f"tensor {name} is there twice")
+        self._seen.add(plain)
+        numbers = [int(n) for n in _NUMBER.findall(plain)][:2]
+        ending = _ENDING.search(plain)
+        slots = iter(("{i}", "{e}"))
+        pattern = _NUMBER.sub(lambda match: next(slots, match[0]), _ENDING.sub("", plain))
+        if pattern not in self._architecture.tensors:
+            raise self._error(f"tensor {name}: {self._architecture.hf_class} has no such tensor")
+        place = _Place(pattern, ending[0] if ending else "", *numbers, *(None,) * (2 - len(numbers)))
+        self._check_range(name, "layer", place.layer, self._layers)
+        self._check_range(name, "expert", place.expert, self._experts)
+        return place
+
+    def _check_range(self, name: str, what: str, number: int | None, count: int) -> None:
+        if number is not None and number >= count:
+            raise self._error(f"tensor {name}: {what} {number}, but {self._h.path} says there are {count}")
+
+    def _check_shape(self, name: str, tensor: LazyTensor, rule: Rule, ending: str) -> None:
+        expected = tuple(size(self._h) for size in rule.shape)
+        if ending == ".bias":
+            expected = expected[:1]
+        if tensor.shape != expected:
+            raise self._error(
+                f"tensor {name}: shape {list(tensor.shape)}, but {self._h.path} makes it {list(expected)}"
+            )
+
+    def _take_expert(
+        self, name: str, tensor: LazyTensor, pattern: str, layer: int, expert: int
+    ) -> Iterator[Mapped]:
+        group = self._waiting.setdefault(layer, {})
+        if (pattern, expert) in group:
+            raise self._error(f"tensor {name} is there twice")
+        group[pattern, expert] = tensor
+        if len(group) < len(self._stacked) * self._experts:
+            return
+        del self._waiting[layer]
+        for pattern in self._stacked:
+            rule = self._architecture.tensors[pattern]
+            assert rule is not None
+            members = [part for e in range(self._experts) for _, part in self._apply(rule, group[pattern, e])]
+            yield self._named(f"{rule.name}.weight".format(i=layer), stack(members), name)
+
+    def _apply(self, rule: Rule, tensor: LazyTensor) -> Iterator[tuple[str, LazyTensor]]:
+        if rule.heads:
+            tensor = permute_rows(tensor, _interleaved(tensor.shape[0], rule.heads(self._h)))
+        if rule.plus_one:
+            tensor = map_f32(tensor, _plus_one)
+        if rule.cut_rows:
+            tensor = slice_rows(tensor, 0, min(self._vocabulary, tensor.shape[0]))
+        if isinstance(rule.name, str):
+            yield rule.name, tensor
+        else:
+            yield from zip(rule.name, _split(tensor, len(rule.name)), strict=True)
+
+    def _named(self, name: str, tensor: LazyTensor, hf_name: str) -> Mapped:
+        if name in self._seen:
+            raise self._error(f"tensor {hf_name}: another tensor has become {name} already")
+        self._seen.add(name)
+        return Mapped(name, tensor)
+
+    def _check_present(self, hf_name: str, rule: Rule, layer: int, names: set[str]) -> None:
+        outputs = (rule.name,) if isinstance(rule.name, str) else rule.name
+        endings = (".weight", ".bias") if rule.bias else (".weight",)
+        for ending in endings:
+            if any(output.format(i=layer) + ending not in names for output in outputs):
+                hf_name = hf_name.replace("{e}", "0")
+                raise self._error(f"tensor {hf_name}{ending} is missing; is the checkpoint complete?")
+
+    def _refuse_experts(self, layer: int, group: dict[tuple[str, int], LazyTensor]) -> None:
+        for pattern in self._stacked:
+            for expert in range(self._experts):
+                if (pattern, expert) not in group:
+                    name = pattern.format(i=layer, e=expert)
+                    raise self._error(f"tensor {name}.weight is missing; is the checkpoint complete?")
+
+    def _error(self, message: str) -> FormatError:
+        return FormatError(f"{self._h.path.parent}: {message}")
+
+
+def _plus_one(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return values + np.float32(1)
+
+
+def _interleaved(rows: int, heads: int) -> NDArray[np.intp]:
+    """Order of rows that pairs, head by head, row j with row j + half: llama.cpp rotates neighbours."""
+    if rows % (2 * heads):
+        raise FormatError(f"{rows} rows of a query or key projection do not make {heads} heads of even width")
+    order = np.arange(rows, dtype=np.intp).reshape(heads, 2, rows // heads // 2)
+    return order.swapaxes(1, 2).reshape(-1)
+
+
+def _split(tensor: LazyTensor, parts: int) -> list[LazyTensor]:
+    """Cut each matrix of a stack into `parts` row ranges of equal height."""
+    count, rows, columns = tensor.shape
+    height = rows // parts
+    bands = reshape(tensor, (count * parts, height, columns))
+    return [
+        stack(
+            [
+                reshape(slice_rows(bands, e * parts + p, e * parts + p + 1), (height, columns))
+                for e in range(count)
+            ]
+        )
+        for p in range(parts)
+    ]

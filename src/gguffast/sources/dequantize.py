@@ -1,0 +1,172 @@
+"""Quantized checkpoints: which method made them, and the values that their codes and scales stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from gguffast.errors import FormatError
+from gguffast.sources.bitsandbytes import dequantize_bitsandbytes
+from gguffast.sources.gptq import dequantize_gptq
+from gguffast.sources.lazy import DType, LazyTensor, as_array, to_float32
+from gguffast.sources.mapped import quote
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Tensors = Mapping[str, LazyTensor]
+Dequantizer = Callable[[Path, Tensors], dict[str, LazyTensor]]
+
+
+def dequantizer(path: Path, config: Mapping[str, Any]) -> Dequantizer:
+    """Find what turns the stored tensors of a checkpoint into its weights.
+
+    Parameters
+    ----------
+    path : Path
+        The checkpoint, for messages.
+    config : mapping
+        ``quantization_config``; empty for a checkpoint that has none.
+
+    Raises
+    ------
+    FormatError
+        Its ``quant_method``, or the variant of it, is not supported.
+    """
+    method = config.get("quant_method")
+    # bitsandbytes weights describe themselves, and their configuration is often lost or stale.
+    if method in (None, "bitsandbytes"):
+        return dequantize_bitsandbytes
+    if method == "fp8":
+        return _scaled(_FP8, _block_shape(path, config.get("weight_block_size")))
+    if method == "modelopt" and "4" not in str(config.get("quant_algo")):
+        return _scaled(_MODELOPT, ())
+    if method == "compressed-tensors" and config.get("format") in _COMPRESSED:
+        return _scaled(_COMPRESSED_TENSORS, _compressed_block(path, config))
+    if method == "gptq" and config.get("bits") in (2, 4, 8):
+        # The first version of the format stores zero points less one.
+        offset = 1 if config.get("checkpoint_format", "gptq") == "gptq" else 0
+        return lambda path, stored: dequantize_gptq(path, stored, int(config["bits"]), offset)
+    facts = [f"{key} {quote(str(config[key]))}" for key in ("format", "quant_algo", "bits") if key in config]
+    found = ", ".join([quote(str(method)), *facts])
+    raise FormatError(
+        f"{path}: the weights are quantized by {found}, which cannot be read; convert the original ("
+        "readable: bitsandbytes, fp8, gptq of 2, 4, 8 bits; 8-bit compressed-tensors, modelopt)"
+    )
+
+
+# --- A scale times a weight -------------------------------------------------------------------------------
+
+_COMPRESSED = ("float-quantized", "int-quantized", "naive-quantized")
+
+
+class _Suffixes(NamedTuple):
+    """Names that a method uses: scales (suffix -> suffix of their weight), and what it leaves unused."""
+
+    scales: dict[str, str]
+    unused: tuple[str, ...] = ()
+
+
+_FP8 = _Suffixes(
+    {"_scale_inv": "", ".qscale_weight": ".weight"},
+    (".activation_scale", "_activation_scale", ".qscale_act"),
+)
+_MODELOPT = _Suffixes({".weight_scale": ".weight"}, (".input_scale", ".k_scale", ".v_scale"))
+_COMPRESSED_TENSORS = _Suffixes({".weight_scale": ".weight"})
+
+
+def _scaled(suffixes: _Suffixes, block: tuple[int, ...]) -> Dequantizer:
+    """Make the dequantizer of a method that multiplies weights by one scale for each tensor, row or block."""
+
+    def apply(path: Path, stored: Tensors) -> dict[str, LazyTensor]:
+        tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(suffixes.unused)}
+        for name, scale in stored.items():
+            for suffix, of in suffixes.scales.items():
+                if name.endswith(suffix):
+                    weight = name.removesuffix(suffix) + of
+                    if weight not in stored:
+                        raise FormatError(
+                            f"{path}: tensor {quote(weight)} is missing; {quote(name)} is its scale"
+                        )
+                    tensors[weight] = _Scaled(path, stored[weight], scale, block)
+                    del tensors[name]
+        return tensors
+
+    return apply
+
+
+def _block_shape(path: Path, value: object) -> tuple[int, ...]:
+    """Rows and columns that share a scale; empty if the scale's own shape says it all."""
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or not all(type(n) is int and 0 < n < 1 << 31 for n in value):
+        raise FormatError(
+            f"{path}: quantization_config: a block of {quote(str(value))}, expected [rows, columns]"
+        )
+    return tuple(value)
+
+
+def _compressed_block(path: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
+    match config.get("config_groups"):
+        case {**groups} if len(groups) == 1:
+            match next(iter(groups.values())):
+                case {"weights": {"strategy": "channel" | "block", **weights}} if (
+                    weights.get("group_size") is None
+                ):
+                    return _block_shape(path, weights.get("block_structure"))
+    raise FormatError(
+        f"{path}: quantization_config: compressed-tensors with several groups, or scales by group; "
+        "readable is one group with a scale for each channel or block"
+    )
+
+
+class _Scaled(LazyTensor):
+    """Weight times scale in float32; the scale is repeated over blocks and broadcast from the left."""
+
+    def __init__(self, path: Path, weight: LazyTensor, scale: LazyTensor, block: tuple[int, ...]) -> None:
+        super().__init__(weight.name, weight.shape, DType.F32)
+        self._weight = weight
+        axes = len(weight.shape)
+        # As in the reference: the axes of the block are the last ones of the scale, those of the scale the
+        # first ones of the weight.
+        blocks = (1,) * (len(scale.shape) - len(block)) + block
+        repeated = tuple(n * size for n, size in zip(scale.shape, blocks, strict=False))
+        fits = len(blocks) == len(scale.shape) <= axes and all(
+            have == 1 or (have >= n if block else have == n)
+            for have, n in zip(repeated, weight.shape, strict=False)
+        )
+        if not fits:
+            raise FormatError(
+                f"{path}: tensor {quote(scale.name)} of shape {list(scale.shape)} does not scale "
+                f"{quote(weight.name)} of shape {list(weight.shape)}"
+                + (f" in blocks of {list(block)}" if block else "")
+            )
+        padding = (1,) * (axes - len(scale.shape))
+        self._scale = scale.values().reshape(scale.shape + padding or (1,))
+        self._blocks = blocks + padding
+
+    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
+        out = as_array(into, DType.F32, (count, self.n_columns))
+        step = max(1, (1 << 16) // self.n_columns)
+        for row in range(0, count, step):
+            n = min(step, count - row)
+            values = to_float32(self._weight.rows(first + row, n), self._weight.dtype)
+            np.multiply(values, self._scales(first + row, n), out=out[row : row + n])
+        return into[: count * self.row_bytes]
+
+    def _scales(self, first: int, count: int) -> NDArray[np.float32]:
+        """Scales of some rows: a column, or one for each number."""
+        leading = self.shape[:-1]
+        rows = np.unravel_index(np.arange(first, first + count), leading) if leading else ()
+        # The last entry of an axis of one serves the whole axis.
+        places = [
+            np.minimum(row // size, n - 1)
+            for row, size, n in zip(rows, self._blocks, self._scale.shape, strict=False)
+        ]
+        scales = self._scale[tuple(places)].reshape(-1, self._scale.shape[-1])
+        if scales.shape[1] == 1:
+            return scales
+        return np.repeat(scales, self._blocks[-1], axis=1)[:, : self.n_columns]

@@ -1,0 +1,54 @@
+"""A real model: the reference's files, one pass against two steps, and llama.cpp understands the result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import smollm2
+import xllamacpp
+
+from checkpoints import DATA
+from gguffast.conversion.converter import convert
+from gguffast.quantizer import quantize
+
+DIGESTS = json.loads((DATA / "converted.json").read_text())["smollm2-hf"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real") / "smollm2-hf"
+    smollm2.build(real_model, folder)
+    return folder
+
+
+@pytest.mark.parametrize("outtype", ["f16", "q8_0", "auto"])
+def test_the_file_is_the_references(outtype: str, checkpoint: Path, tmp_path: Path) -> None:
+    convert(checkpoint, tmp_path / "out.gguf", outtype)
+    with open(tmp_path / "out.gguf", "rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == DIGESTS[outtype]
+
+
+def test_one_pass_equals_two_steps_and_the_model_answers(checkpoint: Path, tmp_path: Path) -> None:
+    convert(checkpoint, tmp_path / "auto.gguf")
+    quantize(tmp_path / "auto.gguf", tmp_path / "two.gguf", "Q4_K_M")
+    convert(checkpoint, tmp_path / "one.gguf", "Q4_K_M")
+    assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
+    importances = {"imatrix": DATA / "gguf" / "smollm2.imatrix.gguf"}
+    quantize(tmp_path / "auto.gguf", tmp_path / "two-i.gguf", "IQ4_XS", **importances)
+    convert(checkpoint, tmp_path / "one-i.gguf", "IQ4_XS", **importances)
+    assert (tmp_path / "one-i.gguf").read_bytes() == (tmp_path / "two-i.gguf").read_bytes()
+    assert "Paris" in ask(tmp_path / "one.gguf", "What is the capital of France?")
+
+
+def ask(model: Path, question: str) -> str:
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model)
+    params.n_ctx = 512
+    server = xllamacpp.Server(params)
+    messages = [{"role": "user", "content": question}]
+    answer = server.handle_chat_completions({"messages": messages, "max_tokens": 24, "temperature": 0})
+    text: str = answer["choices"][0]["message"]["content"]
+    return text

@@ -1,0 +1,171 @@
+"""Safetensors headers: good ones, lying ones, and a thousand damaged ones."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from handmade import Raw, mutations, raw, safetensors_bytes, write_safetensors
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gguffast.errors import FileError, FormatError, GGUFFastError
+from gguffast.sources.lazy import DType, StoredTensor
+from gguffast.sources.safetensors import read_safetensors
+
+ARRAYS = {
+    "b": np.arange(6, dtype="f4").reshape(2, 3),
+    "a": np.arange(3, dtype="i1"),
+    "scalar": np.array(1.5, "f8"),
+    "empty": np.empty((0, 4), "f2"),
+    "odd": np.arange(5, dtype="f2"),
+}
+
+
+def test_tensors_are_views_of_the_file_sorted_by_name(tmp_path: Path) -> None:
+    tensors = read_safetensors(write_safetensors(tmp_path / "x.safetensors", ARRAYS))
+    assert list(tensors) == ["a", "b", "empty", "odd", "scalar"]
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(tensors[name].numpy(), array)
+        assert tensors[name].shape == array.shape
+    into = memoryview(bytearray(24))
+    view = tensors["b"].read_rows(1, 1, into)
+    assert view.readonly
+    assert bytes(into) == bytes(24)
+
+
+def test_tensors_outlive_the_name_of_their_file(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "x.safetensors", ARRAYS)
+    tensors = read_safetensors(path)
+    path.unlink()
+    np.testing.assert_array_equal(tensors["b"].numpy(), ARRAYS["b"])
+
+
+@pytest.mark.parametrize("dtype", DType, ids=lambda dtype: dtype.name)
+def test_every_number_format(tmp_path: Path, dtype: DType) -> None:
+    data = bytes(range(2 * dtype.itemsize))
+    path = write_safetensors(tmp_path / "x.safetensors", {"x": Raw(dtype.name, [2], data)})
+    tensor = read_safetensors(path)["x"]
+    assert tensor.dtype is dtype
+    assert isinstance(tensor, StoredTensor)
+    assert bytes(tensor.memory) == data
+
+
+def header(text: object, data: bytes = b"", length: int | None = None) -> bytes:
+    encoded = text if isinstance(text, bytes) else json.dumps(text).encode()
+    return struct.pack("<Q", len(encoded) if length is None else length) + encoded + data
+
+
+def entry(dtype: str = "F32", shape: object = (2,), offsets: object = (0, 8)) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+TWICE = b"{%s,%s}" % ((json.dumps({"a": entry()}).encode()[1:-1],) * 2)
+LIES = {
+    "shorter than a length": (b"abc", "truncated"),
+    "length beyond the end": (header({"a": entry()}, bytes(8), 1000), "should end at byte 1008"),
+    "length of all ones": (header({}, b"", 2**64 - 1), "should end at byte"),
+    "cut data": (header({"a": entry()}, bytes(7)), "data of 7 bytes: truncated"),
+    "appended data": (header({"a": entry()}, bytes(9)), "something was appended"),
+    "hole": (header({"a": entry(), "b": entry(offsets=(12, 20))}, bytes(20)), "invalid offset"),
+    "overlap": (header({"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12)), "invalid offset"),
+    "backwards": (header({"a": entry(offsets=(8, 0))}, bytes(8)), "invalid"),
+    "negative offset": (header({"a": entry(offsets=(-8, 0))}, bytes(8)), "invalid"),
+    "beyond the end": (header({"a": entry(shape=(4,), offsets=(0, 16))}, bytes(8)), "truncated"),
+    "shape and offsets differ": (header({"a": entry(shape=(3,))}, bytes(8)), "invalid shape"),
+    "negative shape": (header({"a": entry(shape=(-2,))}, bytes(8)), "invalid"),
+    "fraction in the shape": (header({"a": entry(shape=(2.0,))}, bytes(8)), "invalid"),
+    "overflowing shape": (header({"a": entry(shape=(2**62, 2**62))}, bytes(8)), "overflow"),
+    "unknown dtype": (header({"a": entry(dtype="Q9")}, bytes(8)), "unknown variant `Q9`"),
+    "dtype without a meaning here": (header({"a": entry(dtype="U32")}, bytes(8)), "'a' has dtype U32"),
+    "duplicate name": (header(TWICE, bytes(8)), "names 'a' twice"),
+    "missing field": (header({"a": {"dtype": "F32"}}), "invalid JSON"),
+    "a list": (header([]), "invalid JSON"),
+    "a deep list": (header(b"[" * 100_000), "invalid JSON"),
+    "a deep unknown field": (header(b'{"a":' + b"[" * 100_000), "invalid JSON"),
+    "half a header": (header(b'{"a":'), "invalid JSON"),
+    "not UTF-8": (header(b'{"\xff": 1}'), "invalid UTF-8"),
+    "line breaks in the message": (header({"a": entry(dtype="Q\n\x1b[2J9")}, bytes(8)), "unknown variant"),
+    "a long message": (header({"a": entry(dtype="Q" * 100_000)}, bytes(8)), "unknown variant"),
+    "a pickle": (b"\x80\x02}q\x00." + bytes(100), "should end at byte"),
+    "a Git LFS pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+        "git lfs pull",
+    ),
+    "empty": (b"", "empty"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lying_header_is_refused_in_one_line(tmp_path: Path, lie: str) -> None:
+    content, word = LIES[lie]
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(FormatError) as caught:
+        read_safetensors(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert word in message
+    assert message.isprintable()
+    assert len(message) < 600 + len(str(path))
+
+
+def test_a_header_of_more_than_100_mb_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 100_000_001))
+        file.truncate(200_000_000)
+    with pytest.raises(FormatError, match="a header of 100000001 bytes"):
+        read_safetensors(path)
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"nowhere.*No such file"):
+        read_safetensors(tmp_path / "nowhere")
+    with pytest.raises(FileError, match="directory"):
+        read_safetensors(tmp_path)
+
+
+def read_any(path: Path, content: bytes) -> None:
+    """Read what may be damaged: tensors that can be walked, or an error that was raised on purpose."""
+    path.write_bytes(content)
+    try:
+        tensors = read_safetensors(path)
+    except GGUFFastError:
+        return
+    for tensor in tensors.values():
+        assert sys.getsizeof(tensor.shape) < 10_000
+        assert len(tensor.read_rows(0, tensor.n_rows, memoryview(b""))) == tensor.n_rows * tensor.row_bytes
+
+
+def test_damaged_headers_never_surprise(tmp_path: Path) -> None:
+    content = safetensors_bytes({**ARRAYS, "x.weight": raw(np.arange(4, dtype="u2"))})
+    for damaged in mutations(content, 1500, seed=1, reach=len(content) - 60):
+        read_any(tmp_path / "x.safetensors", damaged)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2**64) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F16", "U8", "F4", "F8_E8M0", "x"]) | JSON,
+        "shape": st.lists(st.sampled_from([0, 1, 2, 3, 2**32, 2**63]), max_size=4) | JSON,
+        "data_offsets": st.lists(st.sampled_from([0, 1, 2, 4, 8, 16, 2**64 - 1]), max_size=3) | JSON,
+    }
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), FIELDS | JSON, max_size=4), st.integers(0, 32))
+@settings(max_examples=150, deadline=None)
+def test_any_json_never_surprises(
+    tmp_path_factory: pytest.TempPathFactory, content: object, size: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.safetensors"
+    read_any(path, header(content, bytes(size)))
