@@ -16,6 +16,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from gguf_files import GGUF
 from handmade import Raw, write_safetensors
 
 DATA = Path(__file__).parent / "data"
@@ -59,13 +60,13 @@ def unpack(folder: Path) -> None:
         archive.extractall(folder, filter="data")
     for name in ("llama-bin", "llama-bin-legacy"):
         shutil.copy(DATA / "checkpoints" / name / "pytorch_model.bin", folder / name)
-    wide = read_weights(DATA / "gguf" / "llama-wide-f16.gguf", LLAMA_NAMES, {"q_proj": 4, "k_proj": 2})
+    wide = read_weights(GGUF / "llama-wide-f16.gguf", LLAMA_NAMES, {"q_proj": 4, "k_proj": 2})
     restore(wide, folder / "llama-wide" / "below-f16.json")
     index = json.loads((folder / "llama-wide" / "model.safetensors.index.json").read_text())["weight_map"]
     for part in sorted(set(index.values())):
         chosen = {name: wide[name] for name in index if index[name] == part}
         write_safetensors(folder / "llama-wide" / part, chosen)
-    gemma2 = read_weights(DATA / "gguf" / "gemma2-f32.gguf", _GEMMA2_NAMES, {}, norm_offset=1)
+    gemma2 = read_weights(GGUF / "gemma2-f32.gguf", _GEMMA2_NAMES, {}, norm_offset=1)
     write_safetensors(folder / "gemma2" / "model.safetensors", gemma2)
 
 

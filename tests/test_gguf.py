@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from gguf_bytes import ARRAY, STRING, array, header, scalar, small_file, string, tensor, text, with_data
+from gguf_files import GGUF
 from gguffast import FileError, FormatError, GGMLQuantizationType, GGUFFile, OptionError
 from gguffast.gguf import KV, GGUFValueType, kv, serialize_header
 
-DATA = Path(__file__).parent / "data" / "gguf"
 FIXTURES = ["gemma2-f32.gguf", "llama-wide-f16.gguf", "smollm2.imatrix.gguf"]
 V = GGUFValueType
 
@@ -108,8 +108,8 @@ def test_gguf_py_reads_what_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FIXTURES)
 def test_agrees_with_gguf_py_on_real_files(name: str) -> None:
-    reader = gguf_py.GGUFReader(DATA / name)
-    with GGUFFile(DATA / name) as file:
+    reader = gguf_py.GGUFReader(GGUF / name)
+    with GGUFFile(GGUF / name) as file:
         assert file.alignment == reader.alignment
         assert file.data_offset == reader.data_offset
         assert [f"GGUF.{key}" for key in ("version", "tensor_count", "kv_count")] + list(
@@ -134,10 +134,10 @@ def test_agrees_with_gguf_py_on_real_files(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIXTURES)
 def test_a_header_comes_back_byte_for_byte(name: str) -> None:
-    with GGUFFile(DATA / name) as file:
+    with GGUFFile(GGUF / name) as file:
         tensors = [(t.name, t.ne, t.type, t.offset - file.data_offset) for t in file.tensors]
         head = serialize_header(file.kvs, tensors, file.alignment, file.version)
-        assert head == (DATA / name).read_bytes()[: file.data_offset]
+        assert head == (GGUF / name).read_bytes()[: file.data_offset]
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_text_that_is_not_utf8_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_numpy_waits_until_it_is_needed() -> None:
     code = (
-        f"import sys; from gguffast.gguf import GGUFFile; f = GGUFFile({str(DATA / FIXTURES[0])!r}); "
+        f"import sys; from gguffast.gguf import GGUFFile; f = GGUFFile({str(GGUF / FIXTURES[0])!r}); "
         "f.metadata['tokenizer.ggml.tokens']; print('numpy' in sys.modules); "
         "f.tensors[0].data; print('numpy' in sys.modules)"
     )

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gguf_bytes import small_file
+from gguf_files import GGUF
 from gguffast import FormatError, GGMLQuantizationType, GGUFFile
 from gguffast.gguf import GGUFValueType, kv, serialize_header
 from oracle import library
 
-DATA = Path(__file__).parent / "data" / "gguf"
 # What a length, count, dimension, offset or type id is most likely to be mishandled at.
 NUMBERS = [
     0,
@@ -159,7 +159,7 @@ def verdicts_differ(path: Path) -> str | None:
 
 @pytest.mark.parametrize("name", ["gemma2-f32.gguf", "llama-wide-f16.gguf", "smollm2.imatrix.gguf"])
 def test_llama_cpp_reads_the_fixtures(name: str) -> None:
-    assert llama_cpp_reads(DATA / name)
+    assert llama_cpp_reads(GGUF / name)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -173,7 +173,7 @@ def test_the_verdict_is_that_of_llama_cpp(seed: int, tmp_path: Path) -> None:
 
 def test_the_verdict_is_that_of_llama_cpp_on_a_model(tmp_path: Path) -> None:
     path = tmp_path / "mutant.gguf"
-    original = (DATA / "gemma2-f32.gguf").read_bytes()
+    original = (GGUF / "gemma2-f32.gguf").read_bytes()
     for number, content in enumerate(mutants(original, 300, 7, 11104)):
         path.write_bytes(content)
         assert verdicts_differ(path) is None, f"mutant {number}"

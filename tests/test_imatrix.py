@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gguf_files import GGUF
 from gguffast import DataError, FormatError, OptionError, imatrix
 from gguffast.errors import FileError
 from gguffast.gguf import KV, GGUFValueType, kv, serialize_header
 from gguffast.imatrix import ImportanceMatrix
 from gguffast.types import GGMLQuantizationType
 
-DATA = Path(__file__).parent / "data" / "gguf"
 METADATA = [
     kv("imatrix.datasets", ["text.txt"], GGUFValueType.ARRAY, GGUFValueType.STRING),
     kv("imatrix.chunk_count", 4, GGUFValueType.UINT32),
@@ -57,7 +57,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_both_formats_of_a_real_matrix_agree() -> None:
-    new, old = (imatrix.load(DATA / f"smollm2.imatrix.{suffix}") for suffix in ("gguf", "dat"))
+    new, old = (imatrix.load(GGUF / f"smollm2.imatrix.{suffix}") for suffix in ("gguf", "dat"))
     assert len(new.entries) == 210
     assert new.entries.keys() == old.entries.keys()
     assert (new.chunk_count, new.datasets) == (old.chunk_count, old.datasets)
@@ -163,7 +163,7 @@ def test_a_model_is_no_importance_matrix() -> None:
     with pytest.raises(
         FormatError, match=r"not an importance matrix: its metadata have no imatrix\.datasets"
     ):
-        imatrix.load(DATA / "gemma2-f32.gguf")
+        imatrix.load(GGUF / "gemma2-f32.gguf")
 
 
 def test_gguf_sums_are_f32(path: Path) -> None:
@@ -174,7 +174,7 @@ def test_gguf_sums_are_f32(path: Path) -> None:
 
 @pytest.mark.parametrize("size", [4, 30, 100, 631000])
 def test_a_truncated_gguf_is_named(path: Path, size: int) -> None:
-    path.write_bytes((DATA / "smollm2.imatrix.gguf").read_bytes()[:size])
+    path.write_bytes((GGUF / "smollm2.imatrix.gguf").read_bytes()[:size])
     with pytest.raises(FormatError, match=r"some\.imatrix"):
         imatrix.load(path)
 

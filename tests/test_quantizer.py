@@ -18,12 +18,12 @@ import pytest
 import gguf_bytes
 import gguffast
 from conftest import DATA
+from gguf_files import GGUF
 from gguffast.errors import DataError, FileError, FormatError, OptionError
 from gguffast.gguf import GGUFFile, GGUFValueType, kv, serialize_header
 from gguffast.quantizer import default_output, quantize
 from gguffast.recipe import FILE_TYPES
 
-GGUF = DATA / "gguf"
 WIDE = GGUF / "llama-wide-f16.gguf"  # every row a multiple of 256
 GEMMA = GGUF / "gemma2-f32.gguf"  # rows of 64: fallbacks everywhere
 

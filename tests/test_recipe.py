@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from gguf_files import GGUF
 from gguffast import DataError, FormatError, GGMLQuantizationType, GGUFFile, OptionError, recipe
 from gguffast.errors import FileError
 from gguffast.gguf import KV, GGUFValueType
@@ -61,7 +62,7 @@ def digest_input(name: str) -> tuple[dict[str, Any], list[Weight]]:
         if "f16" in name:
             tensors = [(n, ne, T.F16 if t.info.quantized else t) for n, ne, t in tensors]
         return metadata, tensors
-    with GGUFFile(DATA / "gguf" / name) as file:
+    with GGUFFile(GGUF / name) as file:
         return dict(file.metadata), [(t.name, t.ne, t.type) for t in file.tensors]
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from compiled_rows import build, check
 from gguf_bytes import small_file
+from gguf_files import GGUF
 
 ROOT = Path(__file__).parent.parent
-DATA = Path(__file__).parent / "data" / "gguf"
 # With neither installed "cc" is tried and fails: this test must not vanish silently.
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)] or ["cc"]
 SOURCES = ["csrc/gguf.c", "tests/c/fuzz_gguf.c"]
@@ -32,7 +32,7 @@ def test_the_header_parser_is_clean(compiler: str, tmp_path: Path) -> None:
 
     small = tmp_path / "small.gguf"
     small.write_bytes(small_file())
-    for rounds, path in ((100_000, small), (1_000, DATA / "gemma2-f32.gguf")):
+    for rounds, path in ((100_000, small), (1_000, GGUF / "gemma2-f32.gguf")):
         ran = subprocess.run(
             [program, str(rounds), path],
             env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1"},

@@ -223,7 +223,7 @@ def serialize_header(
     kvs : sequence of KV
         The metadata, in the order of the file.
     tensors : sequence of (name, ne, type, offset)
-        ``ne`` has the fastest dimension first, four at most; ``offset`` is in bytes from the end of the header.
+        ``ne`` has the fastest dimension first, four at most; ``offset`` is in bytes from the header's end.
     alignment : int
         Of the data, in bytes; the same as ``general.alignment`` if the metadata has that key.
     version : int

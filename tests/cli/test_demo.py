@@ -39,11 +39,12 @@ def test_demo_without_network(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "file_type",
-    ["Q2_K", "Q3_K_S", "Q3_K_L", "Q4_0", "Q4_1", "Q4_K_S", "Q5_0", "Q5_1", "Q5_K_M", "Q6_K", "Q8_0"]
-    + ["IQ4_NL", "IQ4_XS", "F16", "BF16", "F32"],
-)
+FILE_TYPES = """
+Q2_K Q3_K_S Q3_K_L Q4_0 Q4_1 Q4_K_S Q5_0 Q5_1 Q5_K_M Q6_K Q8_0 IQ4_NL IQ4_XS F16 BF16 F32
+"""
+
+
+@pytest.mark.parametrize("file_type", FILE_TYPES.split())
 def test_every_type_answers(file_type, real_model_f16, tmp_path):
     path = tmp_path / f"{file_type}.gguf"
     gguffast.quantize(real_model_f16, path, file_type)

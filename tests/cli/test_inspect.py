@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from gguf_bytes import header, scalar, small_file, tensor, text, with_data
+from gguf_files import GGUF
 from gguffast import GGUFFile
 from gguffast.gguf import KV, GGUFValueType, kv, serialize_header
 
-DATA = Path(__file__).parent.parent / "data" / "gguf"
 V = GGUFValueType
 
 
@@ -39,10 +39,10 @@ def report(path: Path) -> dict[str, Any]:
 
 
 def test_says_what_a_person_wants_to_know_first() -> None:
-    done = inspect(DATA / "llama-wide-f16.gguf")
+    done = inspect(GGUF / "llama-wide-f16.gguf")
     assert (done.returncode, done.stderr) == (0, "")
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    assert lines[0] == str(DATA / "llama-wide-f16.gguf")
+    assert lines[0] == str(GGUF / "llama-wide-f16.gguf")
     for line in (
         "architecture llama",
         "name Llama Wide",
@@ -66,7 +66,7 @@ def test_says_what_a_person_wants_to_know_first() -> None:
 
 
 def test_json_agrees_with_the_file() -> None:
-    path = DATA / "gemma2-f32.gguf"
+    path = GGUF / "gemma2-f32.gguf"
     found = report(path)
     with GGUFFile(path) as file:
         assert found["path"] == str(path)
@@ -87,10 +87,10 @@ def test_json_agrees_with_the_file() -> None:
 
 
 def test_an_importance_matrix_has_no_architecture() -> None:
-    found = report(DATA / "smollm2.imatrix.gguf")
+    found = report(GGUF / "smollm2.imatrix.gguf")
     assert found["architecture"] is None
     assert found["metadata"]["imatrix.datasets"] == ["calib.txt"]
-    assert "architecture" not in inspect(DATA / "smollm2.imatrix.gguf").stdout
+    assert "architecture" not in inspect(GGUF / "smollm2.imatrix.gguf").stdout
 
 
 def model(tmp_path: Path, *pairs: KV) -> Path:
@@ -171,7 +171,7 @@ def on_terminal(path: Path) -> str:
 
 
 def test_on_a_terminal_it_says_the_same() -> None:
-    path = DATA / "gemma2-f32.gguf"
+    path = GGUF / "gemma2-f32.gguf"
     shown = on_terminal(path)
     assert "\x1b[" in shown
     for word in inspect(path).stdout.split()[1:]:

@@ -22,16 +22,16 @@ import numpy as np
 import pytest
 
 import gguffast
-from conftest import DATA
 from gguf_bytes import array, header, scalar, string, tensor, text, with_data
+from gguf_files import GGUF
 from gguffast.cli import main, terminal
 from gguffast.engine import Progress
 from gguffast.gguf import GGUFFile
 from gguffast.quantizer import quantize
 
-WIDE = DATA / "gguf" / "llama-wide-f16.gguf"
-GEMMA = DATA / "gguf" / "gemma2-f32.gguf"
-IMATRIX = DATA / "gguf" / "smollm2.imatrix.gguf"
+WIDE = GGUF / "llama-wide-f16.gguf"
+GEMMA = GGUF / "gemma2-f32.gguf"
+IMATRIX = GGUF / "smollm2.imatrix.gguf"
 
 
 def run(*args, cwd=None, **options):

@@ -11,6 +11,7 @@ import smollm2
 import xllamacpp
 
 from checkpoints import DATA
+from gguf_files import GGUF
 from gguffast.conversion.converter import convert
 from gguffast.quantizer import quantize
 
@@ -36,7 +37,7 @@ def test_one_pass_equals_two_steps_and_the_model_answers(checkpoint: Path, tmp_p
     quantize(tmp_path / "auto.gguf", tmp_path / "two.gguf", "Q4_K_M")
     convert(checkpoint, tmp_path / "one.gguf", "Q4_K_M")
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
-    importances = {"imatrix": DATA / "gguf" / "smollm2.imatrix.gguf"}
+    importances = {"imatrix": GGUF / "smollm2.imatrix.gguf"}
     quantize(tmp_path / "auto.gguf", tmp_path / "two-i.gguf", "IQ4_XS", **importances)
     convert(checkpoint, tmp_path / "one-i.gguf", "IQ4_XS", **importances)
     assert (tmp_path / "one-i.gguf").read_bytes() == (tmp_path / "two-i.gguf").read_bytes()

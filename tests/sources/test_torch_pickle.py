@@ -14,6 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gguffast.errors import FormatError, GGUFFastError
+from gguffast.sources.lazy import DType, LazyTensor
+from gguffast.sources.torch_pickle import read_torch
 from handmade import (
     PARAMETER,
     REBUILD,
@@ -27,12 +33,6 @@ from handmade import (
     tensor,
     zip_bytes,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from gguffast.errors import FormatError, GGUFFastError
-from gguffast.sources.lazy import DType, LazyTensor
-from gguffast.sources.torch_pickle import read_torch
 
 DATA = Path(__file__).parents[1] / "data" / "checkpoints"
 NUMBERS = np.arange(24, dtype="f4")
