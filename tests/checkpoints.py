@@ -7,7 +7,6 @@ elsewhere in the data, as PyTorch files or as the GGUF file that the reference m
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tarfile
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import gguf
 import numpy as np
 
 from gguf_files import GGUF
+from gguffast.cli.real_checkpoint import LLAMA_NAMES, half_split, hf_name, to_bf16
 from handmade import Raw, write_safetensors
 
 DATA = Path(__file__).parent / "data"
@@ -30,27 +30,11 @@ NAMES = sorted(f"{FULL} {REBUILT}".split())
 # These vocabularies are cut down to a few hundred tokens, whose pre-tokenizer the reference had to be told.
 PRE = {name: "qwen2" if name.startswith("qwen") else "llama-bpe" for name in NAMES}
 
-_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-LLAMA_NAMES = {**_NAMES, "ffn_norm": "post_attention_layernorm"}
 _GEMMA2_NAMES = {
-    **_NAMES,
+    **LLAMA_NAMES,
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
-}
-_GLOBAL_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
 }
 
 
@@ -80,7 +64,7 @@ def restore(weights: dict[str, Raw], path: Path) -> None:
 
 
 def read_weights(
-    path: Path, names: Mapping[str, str], heads: Mapping[str, int], norm_offset: int = 0
+    path: Path, names: dict[str, str], heads: Mapping[str, int], norm_offset: int = 0
 ) -> dict[str, Raw]:
     """Turn a converted file back into the BF16 weights of its checkpoint."""
     weights = {}
@@ -92,7 +76,7 @@ def read_weights(
                 values = half_split(values, n)
         if "norm" in name:
             values = values - np.float32(norm_offset)
-        weights[name] = bf16(values)
+        weights[name] = Raw("BF16", values.shape, to_bf16(values))
     return weights
 
 
@@ -106,22 +90,3 @@ def read_safetensors(path: Path) -> dict[str, Raw]:
         name: Raw(t["dtype"], t["shape"], data[start + t["data_offsets"][0] : start + t["data_offsets"][1]])
         for name, t in header.items()
     }
-
-
-def hf_name(name: str, names: Mapping[str, str]) -> str:
-    """Give a GGUF tensor its Hugging Face name."""
-    return _GLOBAL_NAMES.get(name) or re.sub(
-        r"blk\.(\d+)\.(\w+)", lambda m: f"model.layers.{m[1]}.{names[m[2]]}", name
-    )
-
-
-def half_split(values: np.ndarray, heads: int) -> np.ndarray:
-    """Bring the rows of a query or key projection back into the order of Hugging Face."""
-    return values.reshape(heads, -1, 2, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
-
-
-def bf16(values: np.ndarray) -> Raw:
-    """BF16 tensor of float32 values that BF16 can hold, up to the rounding of an addition."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return Raw("BF16", values.shape, rounded.astype(np.uint16).tobytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -23,9 +24,10 @@ def test_demo(real_model):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     for file_type, size in (("Q4_K_M", "105.5 MB"), ("Q3_K_M", "93.5 MB")):
-        (line,) = [line for line in done.stdout.splitlines() if f"{file_type}:" in line]
+        (line,) = [line for line in done.stdout.splitlines() if f". {file_type}:" in line]
         assert f"270.9 MB -> {size}" in line
-    assert done.stdout.count("= 4") == 2
+    assert "BF16, in one pass to Q4_K_M: " in done.stdout
+    assert len(re.findall(r"^   .*\b4\b", done.stdout, re.MULTILINE)) == 3
 
 
 def test_demo_without_network(tmp_path):

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-import smollm2
-import xllamacpp
 
 from checkpoints import DATA
 from gguf_files import GGUF
+from gguffast.cli.llama import answer
+from gguffast.cli.real_checkpoint import write_checkpoint
 from gguffast.conversion.converter import convert
 from gguffast.quantizer import quantize
 
@@ -21,7 +21,7 @@ DIGESTS = json.loads((DATA / "converted.json").read_text())["smollm2-hf"]
 @pytest.fixture(scope="module")
 def checkpoint(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real") / "smollm2-hf"
-    smollm2.build(real_model, folder)
+    write_checkpoint(real_model, folder)
     return folder
 
 
@@ -41,15 +41,4 @@ def test_one_pass_equals_two_steps_and_the_model_answers(checkpoint: Path, tmp_p
     quantize(tmp_path / "auto.gguf", tmp_path / "two-i.gguf", "IQ4_XS", **importances)
     convert(checkpoint, tmp_path / "one-i.gguf", "IQ4_XS", **importances)
     assert (tmp_path / "one-i.gguf").read_bytes() == (tmp_path / "two-i.gguf").read_bytes()
-    assert "Paris" in ask(tmp_path / "one.gguf", "What is the capital of France?")
-
-
-def ask(model: Path, question: str) -> str:
-    params = xllamacpp.CommonParams()
-    params.model.path = str(model)
-    params.n_ctx = 512
-    server = xllamacpp.Server(params)
-    messages = [{"role": "user", "content": question}]
-    answer = server.handle_chat_completions({"messages": messages, "max_tokens": 24, "temperature": 0})
-    text: str = answer["choices"][0]["message"]["content"]
-    return text
+    assert "Paris" in answer(tmp_path / "one.gguf", "What is the capital of France?")

