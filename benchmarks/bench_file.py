@@ -55,21 +55,19 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def quantize_times(
-    model: Path, out: Path, type_: str, threads: int, rounds: int, llama: str | None
-) -> dict[str, dict]:
-    """Interleaved runs: label -> seconds, peak bytes, digest."""
-    ours, theirs = out / "gguffast.gguf", out / "llama.gguf"
-    command = [sys.executable, "-m", "gguffast", "quantize", "--quiet", "--force"]
-    commands = {"gguffast": ([*command, str(model), str(ours), type_, str(threads)], ours)}
-    if llama:
-        commands["llama-quantize"] = ([llama, str(model), str(theirs), type_, str(threads)], theirs)
-    runs: dict[str, list[tuple[float, int]]] = {label: [] for label in commands}
+# Commands, one after the other, the last of which writes the file.
+Steps = tuple[list[list[str]], Path]
+
+
+def measure(contenders: dict[str, Steps], rounds: int) -> dict[str, dict]:
+    """Interleaved runs: label -> seconds, peak bytes; only if everybody writes the same file."""
+    runs: dict[str, list[tuple[float, int]]] = {label: [] for label in contenders}
     digests = {}
     for _ in range(rounds):
-        for label, (arguments, path) in commands.items():
+        for label, (steps, path) in contenders.items():
             path.unlink(missing_ok=True)
-            runs[label].append(run(arguments))
+            done = [run(step) for step in steps]
+            runs[label].append((sum(seconds for seconds, _ in done), max(peak for _, peak in done)))
             if label not in digests:
                 digests[label] = digest(path)
     if len(set(digests.values())) > 1:
@@ -83,6 +81,27 @@ def quantize_times(
         }
         for label, done in runs.items()
     }
+
+
+def contenders(model: Path, out: Path, options: argparse.Namespace) -> dict[str, Steps]:
+    """Give everybody's command."""
+    ours, theirs = out / "gguffast.gguf", out / "llama.gguf"
+    rest = [options.type, str(options.threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "gguffast",
+        "quantize",
+        "--quiet",
+        "--force",
+        str(model),
+        str(ours),
+        *rest,
+    ]
+    found: dict[str, Steps] = {"gguffast": ([command], ours)}
+    if options.llama_quantize:
+        found["llama-quantize"] = ([[options.llama_quantize, str(model), str(theirs), *rest]], theirs)
+    return found
 
 
 def open_times(model: Path) -> dict[str, float]:
@@ -122,14 +141,7 @@ def main() -> None:
         if not model.exists():
             make(model)
         digest(model)  # into the page cache
-        quantized = quantize_times(
-            model,
-            Path(folder),
-            arguments.type,
-            arguments.threads,
-            arguments.runs,
-            arguments.llama_quantize,
-        )
+        quantized = measure(contenders(model, Path(folder), arguments), arguments.runs)
         opened = open_times(model)
         size = model.stat().st_size
     for label, figures in quantized.items():
