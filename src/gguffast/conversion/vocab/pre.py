@@ -242,7 +242,7 @@ def _by_hash(files: Files, vocab: Mapping[str, int]) -> str | None:
         return None
     plain = tokenizer.encode(CHECK_TEXT, add_special_tokens=False).ids
     bos = vocab.get(content(files.json("tokenizer_config.json").get("bos_token")) or "")
-    if adds_bos(files) and plain[:1] != [bos]:
+    if bos is not None and adds_bos(files) and plain[:1] != [bos]:
         plain.insert(0, bos)
     for ids in (plain, tokenizer.encode(CHECK_TEXT).ids):
         if name := HASHES.get(hashlib.sha256(str(ids).encode()).hexdigest()):
