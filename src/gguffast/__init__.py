@@ -15,8 +15,17 @@ if TYPE_CHECKING:
     import gguffast.quants as quants
     from gguffast._core import set_target, target, targets
     from gguffast.conversion.converter import convert
-    from gguffast.errors import DataError, FileError, FormatError, GGUFFastError, Interrupted, OptionError
+    from gguffast.errors import (
+        DataError,
+        FileError,
+        FormatError,
+        GGUFFastError,
+        HubError,
+        Interrupted,
+        OptionError,
+    )
     from gguffast.gguf import GGUFFile
+    from gguffast.hub import download, upload
     from gguffast.quantizer import quantize
     from gguffast.recipe import LlamaFileType
     from gguffast.types import GGMLQuantizationType
@@ -30,16 +39,19 @@ __all__ = [
     "GGMLQuantizationType",
     "GGUFFastError",
     "GGUFFile",
+    "HubError",
     "Interrupted",
     "LlamaFileType",
     "OptionError",
     "__version__",
     "convert",
+    "download",
     "quantize",
     "quants",
     "set_target",
     "target",
     "targets",
+    "upload",
 ]
 
 # Loaded when first asked for, so that `gguffast --help` does not wait for NumPy.
@@ -50,14 +62,17 @@ _HOMES = {
     "GGMLQuantizationType": "types",
     "GGUFFastError": "errors",
     "GGUFFile": "gguf",
+    "HubError": "errors",
     "Interrupted": "errors",
     "LlamaFileType": "recipe",
     "OptionError": "errors",
     "convert": "conversion.converter",
+    "download": "hub",
     "quantize": "quantizer",
     "set_target": "_core",
     "target": "_core",
     "targets": "_core",
+    "upload": "hub",
 }
 
 
