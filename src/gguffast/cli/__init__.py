@@ -20,7 +20,11 @@ from typing import NoReturn
 from gguffast import __version__
 from gguffast.errors import GGUFFastError, Interrupted
 
-COMMANDS = ("quantize", "convert", "inspect", "demo")
+COMMANDS = (
+    *("quantize", "convert", "inspect", "download", "upload"),
+    *("create", "run", "list", "show", "rm"),
+    "demo",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
