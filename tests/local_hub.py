@@ -65,6 +65,8 @@ class LocalHub:
         File names whose next download stops after so many bytes; `held` is set then.
     broken : int
         Status of every answer, if not 0.
+    refuse_uploads : bool
+        Answer uploads of large files with an error.
     """
 
     def __init__(self) -> None:
@@ -76,6 +78,7 @@ class LocalHub:
         self.held = threading.Event()
         self.go_on = threading.Event()
         self.broken = 0
+        self.refuse_uploads = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -299,6 +302,8 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
                 self._json({"transfer": "basic", "objects": objects})
 
         def lfs_put(self, oid: str) -> None:
+            if hub.refuse_uploads:
+                return self._fail(403, "", "no more storage for you")
             if _sha256(self.body) != oid:
                 return self._fail(400, "", "content does not match its digest")
             hub.blobs[oid] = self.body

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from gguffast.gguf import GGUFFile
     from gguffast.hub import download, upload
+    from gguffast.importer import import_model
     from gguffast.quantizer import quantize
     from gguffast.recipe import LlamaFileType
     from gguffast.types import GGMLQuantizationType
@@ -46,6 +47,7 @@ __all__ = [
     "__version__",
     "convert",
     "download",
+    "import_model",
     "quantize",
     "quants",
     "set_target",
@@ -68,6 +70,7 @@ _HOMES = {
     "OptionError": "errors",
     "convert": "conversion.converter",
     "download": "hub",
+    "import_model": "importer",
     "quantize": "quantizer",
     "set_target": "_core",
     "target": "_core",

@@ -184,6 +184,28 @@ def upload(
         return hub.url
 
 
+def check_target(repo: str, token: str | None = None) -> str:
+    """Check early what :func:`upload` would refuse late, and give the repo's name.
+
+    Raises
+    ------
+    OptionError
+        It is no name, there is no token, or ``huggingface_hub`` is not installed.
+    """
+    hub = _Hub(repo_id(repo), None, token, quiet=True)
+    hub.need_token()
+    return repo_id(repo)
+
+
+def latest_commit(repo: str, token: str | None = None) -> str | None:
+    """Ask for the newest commit of a repo's main branch; None if the Hub cannot be asked or does not tell."""
+    try:
+        with _Hub(repo_id(repo), None, token, quiet=True) as hub:
+            return hub.commit_id()
+    except HubError:
+        return None
+
+
 def repo_id(text: str) -> str:
     """Read the name of a repo, in any of its spellings.
 
@@ -239,8 +261,8 @@ def _for_conversion(repo: str, names: Sequence[str], exclude: Sequence[str]) -> 
     if models:
         example = PurePosixPath(min(models)).stem
         raise OptionError(
-            f"{repo} has {len(models)} GGUF models; choose with --include, as in --include '*{example}*': "
-            f"{_some(sorted(models), 30)}"
+            f"{repo} has {len(models)} GGUF models; choose with --include, as in --include '*{example}*' "
+            f"(or import it as {repo}:{example}): {_some(sorted(models), 30)}"
         )
     missing = "config.json" if weights else "weights that can be converted"
     raise FormatError(
@@ -406,6 +428,10 @@ class _Hub:
         """All files of the repo, as the Hub lists them."""
         siblings = self._api.model_info(self._repo, revision=self._revision).siblings
         return [file.rfilename for file in siblings or []]
+
+    def commit_id(self) -> str | None:
+        """Commit that the revision is at."""
+        return self._api.model_info(self._repo, revision=self._revision).sha
 
     def commit(self, content: dict[str, Path | bytes], message: str) -> None:
         additions = [self._client.CommitOperationAdd(name, data) for name, data in content.items()]
