@@ -339,7 +339,7 @@ class Client:
         for pattern, meaning in _MEANINGS:
             if re.search(pattern, text, re.IGNORECASE):
                 return RefusedError(f"{doing}: {meaning} (the Ollama server says: {text})")
-        if status == 404 and "not found" not in text:
+        if status == 404:
             text = f"it knows no such request (HTTP 404: {text}); it may be too old, or no Ollama server"
         return RefusedError(f"{doing}: the Ollama server at {self.url} says: {text}")
 

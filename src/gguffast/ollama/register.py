@@ -17,7 +17,7 @@ from gguffast.errors import FileError, FormatError, OptionError, ServerError
 from gguffast.ollama import templates
 from gguffast.ollama.client import Client, RefusedError, check_name
 from gguffast.ollama.modelfile import Modelfile
-from gguffast.ollama.store import HashedFile, find_store, linked
+from gguffast.ollama.store import HashedFile, find_store, link
 
 Show = Callable[[Progress], object]
 
@@ -151,11 +151,13 @@ class _Job:
             self._hand_over(file)
         try:
             self._client.create(name, fields, _old_modelfile(text, modelfile, fields), self._show_status)
-        except BaseException as error:
-            if not isinstance(error, RefusedError):
-                # It may have got far enough to name these files; without need, it removes them by itself.
-                self._links.pop_all()
+        except RefusedError:
             raise
+        except BaseException:
+            # It may have got far enough to need the files; if not, it removes them itself.
+            self._links.pop_all()
+            raise
+        self._links.pop_all()
         return Created(
             name,
             sum(file.size for file in files),
@@ -296,16 +298,16 @@ class _Job:
         self._uploaded += file.size
 
     def _link(self, file: HashedFile, store: Path) -> bool:
-        with contextlib.ExitStack() as attempt:
-            if not attempt.enter_context(linked(file, store)):
-                return False
-            if self._client.has_blob(file.digest):
-                self._links.push(attempt.pop_all())
-                return True
-            # The server has another store than the one that was found.
-            (store / "blobs" / file.digest.replace(":", "-")).unlink(missing_ok=True)
-            self._store = None
+        blob = link(file, store)
+        if blob is None:
             return False
+        self._links.callback(blob.unlink, missing_ok=True)
+        if self._client.has_blob(file.digest):
+            return True
+        # The server has another store than the one that was found.
+        blob.unlink(missing_ok=True)
+        self._store = None
+        return False
 
     def _request(
         self, modelfile: Modelfile, model: _Model, file_type: str | None

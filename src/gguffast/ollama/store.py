@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from gguffast.errors import FileError
@@ -75,30 +74,27 @@ def find_store() -> Path | None:
     return None
 
 
-@contextlib.contextmanager
-def linked(file: HashedFile, store: Path) -> Iterator[bool]:
-    """Put a file among the store's blobs without copying it, for the time of the ``with`` block.
+def link(file: HashedFile, store: Path) -> Path | None:
+    """Put a file among the store's blobs without copying it.
 
     A clone that shares the blocks is made where the file system can; else a hard link, which is the same file
     under a second name: replacing or deleting the first leaves the store as it is, only a program that writes
-    *into* the file would damage the model. Leaving the block by an exception removes it again.
+    *into* the file would damage the model.
 
-    Yields
+    Returns
+    -------
+    Path or None
+        The blob, which was not there before. None if it cannot be made: another file system, no permission,
+        or the server's user could not read it.
+
+    Raises
     ------
-    bool
-        False if it cannot be: another file system, no permission, or the server's user could not read it.
+    FileError
+        The file is not what it was when its digest was computed.
     """
     blobs = store / "blobs"
     target = blobs / file.digest.replace(":", "-")
-    made = False
-    try:
-        # A signal between making and noting would leave an unused blob; the server removes those itself.
-        made = _clone(file, target) or _hard_link(file, target, blobs)
-        yield made
-    except BaseException:
-        if made:
-            target.unlink(missing_ok=True)
-        raise
+    return target if _clone(file, target) or _hard_link(file, target, blobs) else None
 
 
 def _hard_link(file: HashedFile, target: Path, blobs: Path) -> bool:
