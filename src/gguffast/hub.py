@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import threading
@@ -23,6 +24,8 @@ from gguffast.errors import FileError, FormatError, HubError, OptionError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+    from gguffast.engine import Progress
 
 _T = TypeVar("_T")
 
@@ -63,6 +66,7 @@ def download(
     local_dir: str | os.PathLike[str] | None = None,
     token: str | None = None,
     quiet: bool = False,
+    progress: Callable[[Progress], object] | None = None,
 ) -> Path:
     """Download a model from the Hugging Face Hub.
 
@@ -86,6 +90,8 @@ def download(
         Access token; by default ``HF_TOKEN``, or that of ``hf auth login``.
     quiet : bool
         Show no progress.
+    progress : callable, optional
+        Called with a :class:`gguffast.engine.Progress` from any thread, instead of the client's own bars.
 
     Returns
     -------
@@ -109,7 +115,7 @@ def download(
     with _Hub(repo, revision, token, quiet) as hub:
         names = needed_files(repo, hub.list_files(target), _patterns(include), _patterns(exclude))
         check_names(repo, names, target)
-        folder = hub.fetch(names, target)
+        folder = hub.fetch(names, target, progress)
     return folder / only if (only := _single_gguf(names)) else folder
 
 
@@ -390,11 +396,18 @@ class _Hub:
         names = (p.relative_to(folder) for p in sorted(folder.rglob("*")) if p.is_file())
         return [name.as_posix() for name in names if name.parts[0] != ".cache"]
 
-    def fetch(self, names: Sequence[str], local_dir: Path | None) -> Path:
+    def fetch(
+        self,
+        names: Sequence[str],
+        local_dir: Path | None,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> Path:
         """Get files, and return the folder they lie in."""
-        return Path(_interruptible(lambda: self._snapshot([escape(name) for name in names], local_dir)))
+        patterns = [escape(name) for name in names]
+        bar = _forwarding(progress, self._repo) if progress and not self._quiet else None
+        return Path(_interruptible(lambda: self._snapshot(patterns, local_dir, bar)))
 
-    def _snapshot(self, patterns: Sequence[str], local_dir: Path | None) -> str:
+    def _snapshot(self, patterns: Sequence[str], local_dir: Path | None, bar: Any = None) -> str:
         with warnings.catch_warnings():
             # "Not enough free disk space" is a warning here, and then the error that is explained below.
             warnings.simplefilter("ignore", UserWarning)
@@ -405,6 +418,7 @@ class _Hub:
                 allow_patterns=list(patterns) or ["config.json"],
                 local_dir=local_dir,
                 local_files_only=self._offline,
+                tqdm_class=bar,
             )
         return path
 
@@ -466,7 +480,8 @@ class _Hub:
         if isinstance(error, (e.OfflineModeIsEnabled, e.LocalEntryNotFoundError)):
             return self._not_at_hand(error)
         if isinstance(error, _network_errors(e)):
-            return self._unreachable(error)
+            connecting = isinstance(error, ConnectionError) or type(error).__name__.startswith("Connect")
+            return self._unreachable(error) if connecting else self._broken(error)
         return None
 
     def _status(self, error: Any, status: int) -> str:
@@ -518,6 +533,13 @@ class _Hub:
             )
         reason = _first_lines(error) or type(error).__name__
         return f"cannot reach {self._api.endpoint} ({reason}); {way}"
+
+    def _broken(self, error: Exception) -> str:
+        reason = _first_lines(error) or type(error).__name__
+        return (
+            f"{self._repo}: the connection to {self._api.endpoint} broke ({reason}); what has come is kept, "
+            "run the command again to continue"
+        )
 
     def _cached(self) -> bool:
         with contextlib.suppress(Exception):
@@ -594,6 +616,28 @@ def _silence(quiet: bool) -> Iterator[None]:
         utils.logging.set_verbosity(before)
         if hide:
             utils.enable_progress_bars()
+
+
+def _forwarding(progress: Callable[[Progress], object], what: str) -> Any:
+    """Make a progress bar for the client that draws nothing and tells `progress` instead."""
+    from gguffast.engine import Progress
+
+    class Bar(_client().utils.tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            # Bytes written; other bars count files, and bytes on the wire.
+            self._counts = options.get("unit") == "B" and not str(options.get("name")).endswith(".transfer")
+            super().__init__(*args, **options | {"disable": False, "file": io.StringIO()})
+
+        def display(self, *args: Any, **options: Any) -> bool:
+            return True
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown: bool | None = super().update(n)
+            if self._counts and self.total:
+                progress(Progress(int(self.n), int(self.total), what))
+            return shown
+
+    return Bar
 
 
 def _interruptible(work: Callable[[], _T]) -> _T:

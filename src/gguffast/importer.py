@@ -133,9 +133,10 @@ def import_model(
     on_step : callable, optional
         Called with a :class:`Step` when one begins.
     progress : callable, optional
-        Called with a :class:`gguffast.engine.Progress` within a step that is not a transfer with the Hub.
+        Called with a :class:`gguffast.engine.Progress` within a step, from any thread. An upload has the Hub
+        client's own bar.
     quiet : bool
-        Show no progress of these transfers.
+        Show no progress of transfers with the Hub.
 
     Returns
     -------
@@ -297,7 +298,13 @@ class _Job:
         self.begin("download", self._source.label)
         pick = self._source.pick
         include = [f"*{pick}*.gguf"] if pick else []
-        return hub.download(self._source.repo, include=include, token=self._token, quiet=self._quiet)
+        return hub.download(
+            self._source.repo,
+            include=include,
+            token=self._token,
+            quiet=self._quiet,
+            progress=self._progress,
+        )
 
     def _convert(self, folder: Path) -> tuple[Path, Result]:
         from gguffast.conversion.converter import convert

@@ -175,6 +175,22 @@ def test_a_cut_connection_is_resumed(hub, run_with_hub, large):
     assert re.fullmatch(r"bytes=[1-9]\d+-", second)
 
 
+def test_progress_is_told_instead_of_shown(hub_environment, large):
+    code = (
+        "import gguffast\n"
+        "seen = []\n"
+        "gguffast.download('owner/large', progress=seen.append)\n"
+        "print(*sorted(p.done for p in seen), {(p.total, p.tensor) for p in seen})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=hub_environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    *counts, total, name = done.stdout.replace("{(", "").split()
+    assert counts == [str(10 << 20), str(12 << 20)]
+    assert (total, name) == (f"{12 << 20},", "'owner/large')}")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_at_once_and_the_same_command_continues(
     hub, run_with_hub, hub_environment, large, number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from gguffast.cli.transfer import add_token_option, ending_at_once
@@ -39,9 +38,13 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Download and print the path."""
+    from gguffast.cli.terminal import show_progress
     from gguffast.hub import download
 
-    with ending_at_once("what has come is kept; the same command continues"):
+    with (
+        ending_at_once("what has come is kept; the same command continues"),
+        show_progress(hidden=args.quiet) as progress,
+    ):
         path = download(
             args.repo,
             revision=args.revision,
@@ -49,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
             exclude=args.exclude,
             local_dir=args.local_dir,
             token=args.token,
-            quiet=args.quiet or not sys.stderr.isatty(),
+            quiet=args.quiet,
+            progress=progress,
         )
     print(path)
     return 0

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
                 threads=args.threads,
                 on_step=display.begin,
                 progress=display.progress,
-                quiet=args.quiet or not sys.stderr.isatty(),
+                quiet=args.quiet,
             )
         except GGUFFastError as error:
             if display.step is None or isinstance(error, OptionError):
@@ -148,7 +148,7 @@ class _Display:
             return
         done = " (done before)" if step.done else ""
         print(f"{step.number}/{step.total} {step.action:8} {one_line(step.what)}{done}", file=sys.stderr)
-        if step.action not in ("download", "upload"):  # the Hub's client shows its own
+        if step.action != "upload":  # the Hub's client shows its own bar
             self._show = self._bar.enter_context(show_progress(hidden=False))
 
     def progress(self, progress: Progress) -> None:
