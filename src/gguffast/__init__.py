@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import gguffast.ollama as ollama
     import gguffast.quants as quants
     from gguffast._core import set_target, target, targets
     from gguffast.conversion.converter import convert
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         HubError,
         Interrupted,
         OptionError,
+        ServerError,
     )
     from gguffast.gguf import GGUFFile
     from gguffast.hub import download, upload
@@ -44,10 +46,12 @@ __all__ = [
     "Interrupted",
     "LlamaFileType",
     "OptionError",
+    "ServerError",
     "__version__",
     "convert",
     "download",
     "import_model",
+    "ollama",
     "quantize",
     "quants",
     "set_target",
@@ -68,6 +72,7 @@ _HOMES = {
     "Interrupted": "errors",
     "LlamaFileType": "recipe",
     "OptionError": "errors",
+    "ServerError": "errors",
     "convert": "conversion.converter",
     "download": "hub",
     "import_model": "importer",
@@ -82,8 +87,8 @@ _HOMES = {
 if not TYPE_CHECKING:  # a type checker would believe that every name exists
 
     def __getattr__(name: str) -> Any:
-        if name == "quants":
-            return importlib.import_module("gguffast.quants")
+        if name in ("ollama", "quants"):
+            return importlib.import_module(f"gguffast.{name}")
         if name not in _HOMES:
             raise AttributeError(f"module 'gguffast' has no attribute '{name}'")
         value = getattr(importlib.import_module(f"gguffast.{_HOMES[name]}"), name)

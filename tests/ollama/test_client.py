@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,32 @@ def test_an_upload_says_how_far_it_is(stub: Stub, tmp_path: Path) -> None:
             client.upload(path, digest)
     assert seen == [(n << 20, 3 << 20) for n in (1, 2, 3)]
     assert stub.blobs == {digest: 3 << 20}
+
+
+def test_a_server_that_refuses_before_it_has_read_all(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(32 << 20))
+    error = b'{"error":"write /x: no space left on device"}'
+    answer = b"HTTP/1.1 500 x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(error), error)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1 << 16):
+                    pass
+
+        server = threading.Thread(target=refuse)
+        server.start()
+        with (
+            Client(f"127.0.0.1:{listener.getsockname()[1]}") as client,
+            pytest.raises(RefusedError, match="the server's disk is full"),
+        ):
+            client.upload(path, "sha256:" + "0" * 64)
+        server.join()
 
 
 def _lines(*parts: dict[str, Any]) -> bytes:
