@@ -112,7 +112,7 @@ def download(
     """
     repo = repo_id(repo)
     target = None if local_dir is None else Path(local_dir)
-    with _Hub(repo, revision, token, quiet) as hub:
+    with _Hub(repo, revision, token, quiet and progress is None) as hub:
         names = needed_files(repo, hub.list_files(target), _patterns(include), _patterns(exclude))
         check_names(repo, names, target)
         folder = hub.fetch(names, target, progress)
@@ -335,13 +335,16 @@ def check_names(repo: str, names: Sequence[str], folder: Path | None) -> None:
     root = None if folder is None else Path(os.path.realpath(folder))
     for name in names:
         parts = name.split("/")
-        bad = any(part in ("", ".", "..") for part in parts) or bool(re.search(r"[\\\0]|^[A-Za-z]:", name))
+        # Unprintable: what the terminal takes for a command when the path is shown.
+        bad = any(part in ("", ".", "..") for part in parts) or not name.isprintable()
+        bad = bad or bool(re.search(r"\\|^[A-Za-z]:", name))
         if not bad and root is not None:
             # A link that stands in the folder already may lead elsewhere.
             bad = not Path(os.path.realpath(root.joinpath(*parts[:-1]))).is_relative_to(root)
         if bad:
             raise FormatError(
-                f"{repo}: the file name {name!r} leads out of the target folder; nothing was downloaded"
+                f"{repo}: the file name {name!r} is unprintable or leads out of the target folder; "
+                "nothing was downloaded"
             )
 
 
@@ -404,7 +407,7 @@ class _Hub:
     ) -> Path:
         """Get files, and return the folder they lie in."""
         patterns = [escape(name) for name in names]
-        bar = _forwarding(progress, self._repo) if progress and not self._quiet else None
+        bar = _forwarding(progress, self._repo) if progress else None
         return Path(_interruptible(lambda: self._snapshot(patterns, local_dir, bar)))
 
     def _snapshot(self, patterns: Sequence[str], local_dir: Path | None, bar: Any = None) -> str:
@@ -606,8 +609,9 @@ def _silence(quiet: bool) -> Iterator[None]:
     before = utils.logging.get_verbosity()
     # With HF_HUB_DISABLE_PROGRESS_BARS, the environment decides.
     hide = quiet and _client().constants.HF_HUB_DISABLE_PROGRESS_BARS is None
-    # Its warnings tell of retries, and of tokens that one could have: what matters comes as an error.
-    utils.logging.set_verbosity_error()
+    if before == utils.logging.WARNING:  # its default
+        # Warnings tell of retries, and of tokens that one could have: what matters comes as an error.
+        utils.logging.set_verbosity_error()
     if hide:
         utils.disable_progress_bars()
     try:

@@ -136,7 +136,7 @@ def import_model(
         Called with a :class:`gguffast.engine.Progress` within a step, from any thread. An upload has the Hub
         client's own bar.
     quiet : bool
-        Show no progress of transfers with the Hub.
+        Show no bars of the Hub's client.
 
     Returns
     -------
@@ -158,6 +158,11 @@ def import_model(
     from gguffast.ollama.client import check_name
 
     check_name(name)
+    file_type = recipe.parse_file_type(quantization)
+    if file_type.copies:
+        raise OptionError(
+            f"{file_type.name} is no type to quantize to; choose another, such as Q4_K_M or F16"
+        )
     found = _find(source)
     if private and upload is None:
         raise OptionError("private is for a repo to upload to; name one with --upload (upload=)")
@@ -165,8 +170,8 @@ def import_model(
     settings = _settings(system, parameters, template)
     job = _Job(
         found,
-        recipe.parse_file_type(quantization),
-        _Work(found, recipe.parse_file_type(quantization).name, keep),
+        file_type,
+        _Work(found, file_type.name, keep),
         uploads=target is not None,
         token=token,
         allow_requantize=allow_requantize,

@@ -319,7 +319,7 @@ def test_names_that_leave_the_folder(hub, run_with_hub, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["/tmp/x", "a/../../x", "..", "a//x", "./x", "a\\..\\x", "C:x", "a\0b", "a/.."],
+    ["/tmp/x", "a/../../x", "..", "a//x", "./x", "a\\..\\x", "C:x", "a\0b", "a\x1b[2J", "a/.."],
 )
 def test_names_that_no_folder_takes(tmp_path, name):
     for folder in (None, tmp_path):

@@ -130,6 +130,7 @@ def test_upload(hub, run, tiny, tmp_path):
     hub.refuse_uploads = False
     done = run(*again(failed), HF_TOKEN=TOKEN)
     assert done.returncode == 0, done
+    assert done.stderr.splitlines()[:-1] == steps(done)[:-1]  # no bars in a log
     assert "2/4 quantize Tiny-Chat-Q4_K_M.gguf (done before)" in steps(done)
     assert f"uploaded to    {hub.url}/me/Tiny-GGUF\n" in done.stdout
     repo = hub.repos["me/Tiny-GGUF"]
@@ -197,6 +198,7 @@ def test_refused_before_anything_is_done(hub, run, tiny, tmp_path):
     refuse("unknown parameter 'temprature'; did you mean temperature", "--param", "temprature=1")
     refuse("parameter temperature is a number, not 'hot'", "--param", "temperature=hot")
     refuse("unknown file type 'Q4KM'", "-q", "Q4KM")
+    refuse("COPY is no type to quantize to", "-q", "copy")
     refuse("none.txt: cannot read the template", "--template", "none.txt")
     refuse("private is for a repo", "--private")
     refuse("'me/a/b' is not the name of a Hub repo", "--upload", "me/a/b")

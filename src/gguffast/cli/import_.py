@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
                 threads=args.threads,
                 on_step=display.begin,
                 progress=display.progress,
-                quiet=args.quiet,
+                quiet=args.quiet or not sys.stderr.isatty(),
             )
         except GGUFFastError as error:
             if display.step is None or isinstance(error, OptionError):
