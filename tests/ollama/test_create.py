@@ -156,6 +156,17 @@ def test_quantizing_and_joining_leave_nothing_behind(client: Client, stub: Stub,
     assert sorted(os.listdir(tmp_path)) == ["expected.gguf", "in.gguf"]
 
 
+def test_a_projector_is_not_quantized(client: Client, stub: Stub, tmp_path: Path) -> None:
+    pairs = [
+        kv("general.architecture", "clip", GGUFValueType.STRING),
+        kv("general.type", "mmproj", GGUFValueType.STRING),
+    ]
+    (tmp_path / "mmproj.gguf").write_bytes(serialize_header(pairs, []))
+    make(client, f"FROM {DATA / 'llama-wide-f16.gguf'}\nFROM mmproj.gguf", tmp_path, quantize="Q8_0")
+    assert (tmp_path / "mmproj.gguf").stat().st_size in stub.blobs.values()
+    assert list(stub.created()["files"]) == ["0-llama-wide-f16.gguf", "1-mmproj.gguf"]
+
+
 def test_shards_become_one_file(unpacked: Path, client: Client, stub: Stub, tmp_path: Path) -> None:
     gguffast.convert(unpacked / "llama2", tmp_path / "x.gguf", "f16", split_max_tensors=8)
     gguffast.convert(unpacked / "llama2", tmp_path / "whole.gguf", "f16")
@@ -225,7 +236,7 @@ def test_a_missing_file_is_no_model_name(value: str, client: Client, tmp_path: P
         make(client, f"FROM {value}", tmp_path)
 
 
-@pytest.mark.parametrize("command", ["RENDERER r", "PARSER p"])
+@pytest.mark.parametrize("command", ["RENDERER r", "PARSER p", "REQUIRES 0.12.0"])
 def test_a_server_too_old_for_a_command(command: str, client: Client, stub: Stub, tmp_path: Path) -> None:
     stub.version = "0.11.4"
     with pytest.raises(ServerError, match=r"needs Ollama 0\.12\.0 or newer, but the server .* is 0\.11\.4"):

@@ -115,29 +115,32 @@ def create(
         The server is not there, went away or refused.
     """
     with contextlib.ExitStack() as stack:
-        job = _Job(client, Path(folder), stack, link, progress)
-        return job.run(check_name(name), modelfile, quantize, allow_requantize)
+        job = _Job(client, Path(folder), stack, allow_requantize, link, progress)
+        return job.run(check_name(name), modelfile, quantize)
 
 
 class _Job:
     def __init__(
-        self, client: Client, folder: Path, stack: contextlib.ExitStack, link: bool, progress: Show | None
+        self,
+        client: Client,
+        folder: Path,
+        stack: contextlib.ExitStack,
+        allow_requantize: bool,
+        link: bool,
+        progress: Show | None,
     ) -> None:
         self._client = client
         self._folder = folder
         self._stack = stack
         self._links = stack.enter_context(contextlib.ExitStack())
+        self._allow_requantize = allow_requantize
         self._progress = progress
         self._store = find_store() if link and client.is_local else None
         self._warnings: list[str] = []
         self._linked = self._uploaded = 0
 
-    def run(
-        self, name: str, modelfile: Modelfile, quantize: str | int | None, allow_requantize: bool
-    ) -> Created:
+    def run(self, name: str, modelfile: Modelfile, quantize: str | int | None) -> Created:
         from gguffast import recipe
-
-        self._allow_requantize = allow_requantize
 
         file_type = None if quantize is None else recipe.parse_file_type(quantize).name
         _ = self._client.version  # before hours of work: is there a server at all?
@@ -168,12 +171,14 @@ class _Job:
         )
 
     def _check_features(self, modelfile: Modelfile) -> None:
-        for command, since in {"renderer": (0, 12, 0), "parser": (0, 12, 0), "draft": (0, 30, 0)}.items():
-            if modelfile.get(command) and self._client.is_before(*since):
-                wanted = ".".join(map(str, since))
+        needs = {"renderer": "0.12.0", "parser": "0.12.0", "draft": "0.30.0"}
+        for command in (*needs, "requires"):
+            value = modelfile.get(command)
+            since = needs.get(command, value)
+            if value and since and self._client.is_before(*map(int, re.findall(r"\d+", since))):
                 raise ServerError(
-                    f"{command.upper()} needs Ollama {wanted} or newer, but the server at {self._client.url} "
-                    f"is {self._client.version}; update it"
+                    f"{command.upper()} {value} needs Ollama {since} or newer, but the server at "
+                    f"{self._client.url} is {self._client.version}; update it"
                 )
 
     def _find(self, modelfile: Modelfile, file_type: str | None) -> _Model:
@@ -252,7 +257,9 @@ class _Job:
             shards = len(source.paths)
             size = sum(shard.stat().st_size for shard in source.paths)
             is_type = source.metadata.get("general.file_type")
-        wanted = file_type and recipe.parse_file_type(file_type).number != is_type
+            is_extra = source.metadata.get("general.type", "model") != "model"
+        # Beside the model, FROM may name its image projector, which is too small and fragile to quantize.
+        wanted = file_type and not is_extra and recipe.parse_file_type(file_type).number != is_type
         if not wanted and shards == 1:
             return path
         # The server takes one file for a model, and shards are not that.
