@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,7 @@ import checkpoints
 import gguffast
 from gguffast.cli.real_model import real_model as fetch_real_model
 from gguffast.errors import FileError
+from local_hub import LocalHub
 
 DATA = Path(__file__).parent / "data"
 
@@ -62,3 +66,43 @@ def copy_of(unpacked: Path, tmp_path: Path) -> Callable[[str], Path]:
         return Path(shutil.copytree(unpacked / name, tmp_path / name))
 
     return copy
+
+
+@pytest.fixture
+def hub() -> Iterator[LocalHub]:
+    """A Hugging Face Hub of our own."""
+    with LocalHub() as server:
+        yield server
+
+
+@pytest.fixture
+def hub_environment(hub: LocalHub, tmp_path: Path) -> dict[str, str]:
+    """What a process needs to find that Hub, and nothing that leads to the user's account."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    return own | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "*",
+    }
+
+
+@pytest.fixture
+def run_with_hub(
+    hub_environment: dict[str, str], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command with that Hub, in a process of its own: the client reads its environment once."""
+
+    def run(*args: object, **more: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "gguffast", *map(str, args)],
+            env=hub_environment | {k: str(v) for k, v in more.items()},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run

@@ -7,7 +7,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from gguffast.cli.real_model import cache_folder
+from gguffast.files import cache_folder
 
 NPM_VERSION = "3.7.2"
 

@@ -17,7 +17,7 @@ import pytest
 
 import gguf_bytes
 import gguffast
-from conftest import DATA
+from checkpoints import DATA
 from gguf_files import GGUF
 from gguffast.errors import DataError, FileError, FormatError, OptionError
 from gguffast.gguf import GGUFFile, GGUFValueType, kv, serialize_header

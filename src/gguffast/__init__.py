@@ -12,11 +12,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import gguffast.ollama as ollama
     import gguffast.quants as quants
     from gguffast._core import set_target, target, targets
     from gguffast.conversion.converter import convert
-    from gguffast.errors import DataError, FileError, FormatError, GGUFFastError, Interrupted, OptionError
+    from gguffast.errors import (
+        DataError,
+        FileError,
+        FormatError,
+        GGUFFastError,
+        HubError,
+        Interrupted,
+        OptionError,
+        ServerError,
+    )
     from gguffast.gguf import GGUFFile
+    from gguffast.hub import download, upload
+    from gguffast.importer import import_model
     from gguffast.quantizer import quantize
     from gguffast.recipe import LlamaFileType
     from gguffast.types import GGMLQuantizationType
@@ -30,16 +42,22 @@ __all__ = [
     "GGMLQuantizationType",
     "GGUFFastError",
     "GGUFFile",
+    "HubError",
     "Interrupted",
     "LlamaFileType",
     "OptionError",
+    "ServerError",
     "__version__",
     "convert",
+    "download",
+    "import_model",
+    "ollama",
     "quantize",
     "quants",
     "set_target",
     "target",
     "targets",
+    "upload",
 ]
 
 # Loaded when first asked for, so that `gguffast --help` does not wait for NumPy.
@@ -50,22 +68,27 @@ _HOMES = {
     "GGMLQuantizationType": "types",
     "GGUFFastError": "errors",
     "GGUFFile": "gguf",
+    "HubError": "errors",
     "Interrupted": "errors",
     "LlamaFileType": "recipe",
     "OptionError": "errors",
+    "ServerError": "errors",
     "convert": "conversion.converter",
+    "download": "hub",
+    "import_model": "importer",
     "quantize": "quantizer",
     "set_target": "_core",
     "target": "_core",
     "targets": "_core",
+    "upload": "hub",
 }
 
 
 if not TYPE_CHECKING:  # a type checker would believe that every name exists
 
     def __getattr__(name: str) -> Any:
-        if name == "quants":
-            return importlib.import_module("gguffast.quants")
+        if name in ("ollama", "quants"):
+            return importlib.import_module(f"gguffast.{name}")
         if name not in _HOMES:
             raise AttributeError(f"module 'gguffast' has no attribute '{name}'")
         value = getattr(importlib.import_module(f"gguffast.{_HOMES[name]}"), name)

@@ -27,5 +27,13 @@ class FileError(GGUFFastError, OSError):
     """The file system said no: missing, not readable, not writable, or full."""
 
 
+class HubError(GGUFFastError, OSError):
+    """The Hugging Face Hub refused, or cannot be reached."""
+
+
 class Interrupted(GGUFFastError):
     """The work was stopped by the user (Ctrl-C) or by SIGTERM; nothing was left behind."""
+
+
+class ServerError(GGUFFastError, OSError):
+    """A server is not there, went away in the middle, or refused."""

@@ -162,6 +162,11 @@ class OutputFile:
             self._fd = -1
 
 
+def cache_folder() -> Path:
+    """Folder for downloads and unfinished work: ``$GGUFFAST_CACHE``, or ``~/.cache/gguffast``."""
+    return Path(os.environ.get("GGUFFAST_CACHE") or Path.home() / ".cache" / "gguffast")
+
+
 def format_bytes(n: float) -> str:
     """Bytes for people: ``93.1 MB`` (decimal units, as disks and downloads are sold)."""
     for unit in ("B", "kB", "MB", "GB"):

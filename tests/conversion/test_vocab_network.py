@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from gguffast.cli.real_model import cache_folder
 from gguffast.conversion.vocab import LLAMA_KINDS, Vocab, load_vocab
+from gguffast.files import cache_folder
 from npm import npm_package
 
 pytestmark = pytest.mark.network

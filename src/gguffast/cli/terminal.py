@@ -52,6 +52,8 @@ def _bar() -> Iterator[Show]:
 
         def show(progress: Progress) -> None:
             name = escape(one_line(progress.tensor))
+            if progress.done < bar.tasks[0].completed:  # the next of several steps
+                bar.reset(task)
             bar.update(task, completed=progress.done, total=progress.total, description=name)
 
         yield show
@@ -60,10 +62,14 @@ def _bar() -> Iterator[Show]:
 class _Log:
     def __init__(self) -> None:
         self._started = self._shown = time.monotonic()
+        self._done = 0
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if now - self._shown < _LOG_SECONDS or not progress.done:
+        if progress.done < self._done:  # the next of several steps
+            self._started = now
+        self._done = progress.done
+        if now - self._shown < _LOG_SECONDS or not progress.done or now == self._started:
             return
         self._shown = now
         elapsed = now - self._started

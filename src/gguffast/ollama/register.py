@@ -1,0 +1,433 @@
+"""Registers a model with an Ollama server: finds it, makes one GGUF of it, hands it over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gguffast.engine import Progress
+from gguffast.errors import FileError, FormatError, OptionError, ServerError
+from gguffast.ollama import templates
+from gguffast.ollama.client import Client, RefusedError, check_name
+from gguffast.ollama.modelfile import Modelfile
+from gguffast.ollama.store import HashedFile, find_store, link
+
+Show = Callable[[Progress], object]
+
+# What servers since 0.7.0 quantize to by themselves, which matters for models that only they have.
+_SERVER_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M")
+
+_HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/(?P<repo>[^/:]+/[^/:]+)(?::(?P<type>[^/:]+))?/?")
+_PATH_LIKE = re.compile(r"^[./~\\]|\.(?:gguf|bin|safetensors)$", re.IGNORECASE)
+_SHARD = re.compile(r"^(?P<stem>.*)-\d{5}-of-\d{5}\.gguf$")
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What was registered.
+
+    Attributes
+    ----------
+    name : str
+        The model's name.
+    size : int
+        Bytes of its files; 0 if the server had the model already.
+    linked, uploaded : int
+        How many of these bytes were linked into the server's store, or sent to it. The server had the rest.
+    template : str
+        Where the chat template comes from, in words; empty if the server decides.
+    warnings : tuple of str
+        What the user should know.
+    """
+
+    name: str
+    size: int
+    linked: int
+    uploaded: int
+    template: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Model:
+    """What ``FROM`` and the like stand for."""
+
+    source: str = ""
+    files: dict[str, HashedFile] = field(default_factory=dict)
+    adapters: dict[str, HashedFile] = field(default_factory=dict)
+    drafts: dict[str, HashedFile] = field(default_factory=dict)
+    jinja: str | None = None
+
+
+def create(
+    name: str,
+    modelfile: Modelfile,
+    client: Client,
+    *,
+    folder: str | os.PathLike[str] = ".",
+    quantize: str | int | None = None,
+    allow_requantize: bool = False,
+    link: bool = True,
+    progress: Show | None = None,
+) -> Created:
+    """Register a model with an Ollama server.
+
+    Nothing is registered before everything is there. What was made on the way is removed in any case.
+
+    Parameters
+    ----------
+    name : str
+        ``my-model``, or ``my-model:tag``.
+    modelfile : Modelfile
+        ``FROM`` is a GGUF file, the first shard of one, a checkpoint folder, a folder with one GGUF,
+        ``hf.co/owner/name`` or a model that the server has.
+    client : Client
+        The server.
+    folder : path-like
+        Where relative paths begin.
+    quantize : str or int, optional
+        A file type, as for :func:`gguffast.quantize`.
+    allow_requantize : bool
+        Quantize what is quantized already. Quality suffers.
+    link : bool
+        Link files into the server's store instead of sending them, where that can be done.
+    progress : callable, optional
+        Called with a :class:`gguffast.engine.Progress`; its ``tensor`` says what is done.
+
+    Returns
+    -------
+    Created
+
+    Raises
+    ------
+    OptionError
+        The name, the type, or a ``FROM`` that does not fit.
+    FileError, FormatError, DataError
+        As for :func:`gguffast.quantize` and :func:`gguffast.convert`.
+    ServerError
+        The server is not there, went away or refused.
+    """
+    with contextlib.ExitStack() as stack:
+        job = _Job(client, Path(folder), stack, allow_requantize, link, progress)
+        return job.run(check_name(name), modelfile, quantize)
+
+
+class _Job:
+    def __init__(
+        self,
+        client: Client,
+        folder: Path,
+        stack: contextlib.ExitStack,
+        allow_requantize: bool,
+        link: bool,
+        progress: Show | None,
+    ) -> None:
+        self._client = client
+        self._folder = folder
+        self._stack = stack
+        self._links = stack.enter_context(contextlib.ExitStack())
+        self._allow_requantize = allow_requantize
+        self._progress = progress
+        self._store = find_store() if link and client.is_local else None
+        self._warnings: list[str] = []
+        self._linked = self._uploaded = 0
+
+    def run(self, name: str, modelfile: Modelfile, quantize: str | int | None) -> Created:
+        from gguffast import recipe
+
+        file_type = None if quantize is None else recipe.parse_file_type(quantize).name
+        _ = self._client.version  # before hours of work: is there a server at all?
+        self._warnings += modelfile.warnings
+        self._check_features(modelfile)
+        model = self._find(modelfile, file_type)
+        fields, text = self._request(modelfile, model, file_type)
+        template = self._add_template(modelfile, model, fields)
+        files = [*model.files.values(), *model.adapters.values(), *model.drafts.values()]
+        for file in {file.digest: file for file in files}.values():
+            self._hand_over(file)
+        try:
+            self._client.create(name, fields, _old_modelfile(text, modelfile, fields), self._show_status)
+        except RefusedError:
+            raise
+        except BaseException:
+            # It may have got far enough to need the files; if not, it removes them itself.
+            self._links.pop_all()
+            raise
+        self._links.pop_all()
+        return Created(
+            name,
+            sum(file.size for file in files),
+            self._linked,
+            self._uploaded,
+            template,
+            tuple(self._warnings),
+        )
+
+    def _check_features(self, modelfile: Modelfile) -> None:
+        needs = {"renderer": "0.12.0", "parser": "0.12.0", "draft": "0.30.0"}
+        for command in (*needs, "requires"):
+            value = modelfile.get(command)
+            since = needs.get(command, value)
+            if value and since and self._client.is_before(*map(int, re.findall(r"\d+", since))):
+                raise ServerError(
+                    f"{command.upper()} {value} needs Ollama {since} or newer, but the server at "
+                    f"{self._client.url} is {self._client.version}; update it"
+                )
+
+    def _find(self, modelfile: Modelfile, file_type: str | None) -> _Model:
+        model = _Model()
+        for source in modelfile.sources:
+            path = self._local(source, file_type)
+            if path is None:
+                if model.source:
+                    raise OptionError(f"FROM {source}: a model is made from one of the server's only")
+                model.source = check_name(source)
+            else:
+                file = self._one_gguf(path, file_type, model)
+                model.files[f"{len(model.files)}-{file.path.name}"] = file
+        if model.source and model.files:
+            raise OptionError(f"FROM names both a model of the server, {model.source}, and files; name one")
+        for command, found in (("adapter", model.adapters), ("draft", model.drafts)):
+            value = modelfile.get(command)
+            if value:
+                self._add_files(command.upper(), value, found)
+        return model
+
+    def _local(self, source: str, file_type: str | None) -> Path | None:
+        """Give the file or folder that a FROM means; None if it is a model of the server."""
+        path = self._expand(source)
+        if path.exists():
+            return path
+        hub = _HUB.fullmatch(source)
+        if hub:
+            return self._download(hub["repo"], hub["type"])
+        if _PATH_LIKE.search(source):
+            raise FileError(f"FROM {source}: there is no {path}; paths are relative to the Modelfile")
+        if file_type and file_type not in _SERVER_TYPES:
+            raise OptionError(
+                f"FROM {source} is a model of the server, which quantizes its own only to "
+                f"{', '.join(_SERVER_TYPES)}; "
+                f"for {file_type} give a GGUF file, a checkpoint folder or hf.co/OWNER/NAME"
+            )
+        return None
+
+    def _expand(self, value: str) -> Path:
+        try:
+            return self._folder / Path(value).expanduser()
+        except RuntimeError:
+            raise FileError(f"{value}: there is no such user, so that ~ means nothing") from None
+
+    def _download(self, repo: str, type_: str | None) -> Path:
+        from gguffast import hub
+
+        include = (f"*{type_}*.gguf",) if type_ else ()
+        return Path(hub.download(repo, include=include, quiet=self._progress is None))
+
+    def _one_gguf(self, path: Path, file_type: str | None, model: _Model) -> HashedFile:
+        """Make one GGUF of what there is, of the wanted type."""
+        if path.is_dir():
+            path = _gguf_in(path) or path
+        make = self._convert if path.is_dir() else self._quantize
+        path = make(path, file_type)
+        model.jinja = model.jinja or _chat_template(path)
+        return self._hash(path)
+
+    def _convert(self, folder: Path, file_type: str | None) -> Path:
+        from gguffast.conversion.converter import convert
+
+        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+        output = self._temp_folder(size, folder) / f"{folder.resolve().name}.gguf"
+        result = convert(folder, output, file_type or "auto", progress=self._named("converting"))
+        self._warnings += result.warnings
+        return result.dst
+
+    def _quantize(self, path: Path, file_type: str | None) -> Path:
+        from gguffast import recipe
+        from gguffast.quantizer import quantize
+        from gguffast.sources.gguf import GGUFSource
+
+        with GGUFSource(path) as source:
+            shards = len(source.paths)
+            size = sum(shard.stat().st_size for shard in source.paths)
+            is_type = source.metadata.get("general.file_type")
+            is_extra = source.metadata.get("general.type", "model") != "model"
+        # Beside the model, FROM may name its image projector, which is too small and fragile to quantize.
+        wanted = file_type and not is_extra and recipe.parse_file_type(file_type).number != is_type
+        if not wanted and shards == 1:
+            return path
+        # The server takes one file for a model, and shards are not that.
+        output = self._temp_folder(size, path.parent) / path.name
+        doing = f"quantizing to {file_type}" if wanted else "joining shards"
+        quantize(
+            path,
+            output,
+            (wanted and file_type) or "COPY",
+            allow_requantize=self._allow_requantize,
+            progress=self._named(doing),
+        )
+        return output
+
+    def _temp_folder(self, size: int, beside: Path) -> Path:
+        """Make a folder for a file: where it can be linked from, else where there is space."""
+        places = [*([self._store] if self._store else []), beside, Path(tempfile.gettempdir())]
+        places = [place for place in places if os.access(place, os.W_OK | os.X_OK)]
+        if not places:
+            raise FileError(f"cannot write into {beside} nor {tempfile.gettempdir()}; set TMPDIR to a folder")
+        free = {place: shutil.disk_usage(place).free for place in places}
+        place = next((p for p in places if free[p] > size), max(places, key=lambda p: free[p]))
+        return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=".gguffast-", dir=place)))
+
+    def _add_files(self, command: str, value: str, found: dict[str, HashedFile]) -> None:
+        path = self._expand(value)
+        in_folder = sorted([*path.glob("*.safetensors"), *path.glob("*.json")])
+        paths = in_folder if path.is_dir() else [path]
+        if not all(p.is_file() for p in paths) or not paths:
+            raise FileError(f"{command} {value}: {path} is no file, and no folder with safetensors")
+        found |= {p.name: self._hash(p) for p in paths}
+
+    def _hash(self, path: Path) -> HashedFile:
+        return HashedFile(path, self._counter(f"hashing {path.name}"))
+
+    def _hand_over(self, file: HashedFile) -> None:
+        if self._client.has_blob(file.digest):
+            return
+        if self._store and self._link(file, self._store):
+            self._linked += file.size
+            return
+        self._client.upload(file.path, file.digest, self._counter(f"uploading {file.path.name}"))
+        self._uploaded += file.size
+
+    def _link(self, file: HashedFile, store: Path) -> bool:
+        blob = link(file, store)
+        if blob is None:
+            return False
+        self._links.callback(blob.unlink, missing_ok=True)
+        if self._client.has_blob(file.digest):
+            return True
+        # The server has another store than the one that was found.
+        blob.unlink(missing_ok=True)
+        self._store = None
+        return False
+
+    def _request(
+        self, modelfile: Modelfile, model: _Model, file_type: str | None
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Give the fields of the request, and the first lines of a Modelfile that says the same."""
+        fields: dict[str, Any] = {}
+        if model.source:
+            fields["from"] = model.source
+            if file_type:
+                fields["quantize"] = file_type
+        handed = {"files": model.files, "adapters": model.adapters, "draft_files": model.drafts}
+        for key, files in handed.items():
+            if files:
+                fields[key] = {name: file.digest for name, file in files.items()}
+        for command in ("template", "system", "renderer", "parser", "requires"):
+            value = modelfile.get(command)
+            if value:
+                fields[command] = value
+        if modelfile.licenses:
+            fields["license"] = modelfile.licenses
+        if modelfile.parameters:
+            fields["parameters"] = modelfile.parameters
+        if modelfile.messages:
+            fields["messages"] = [{"role": role, "content": text} for role, text in modelfile.messages]
+        sources = [model.source] if model.source else [f"@{f.digest}" for f in model.files.values()]
+        lines = [f"FROM {source}" for source in sources]
+        lines += [f"ADAPTER @{file.digest}" for file in model.adapters.values()]
+        return fields, lines
+
+    def _add_template(self, modelfile: Modelfile, model: _Model, fields: dict[str, Any]) -> str:
+        """Send a chat template that the server understands, if the model's own is not one."""
+        if modelfile.get("template"):
+            return "the Modelfile's"
+        if modelfile.get("renderer"):
+            return "the Modelfile's RENDERER"
+        if model.source or self._client.is_before(0, 30, 0) is False:
+            return ""
+        if not model.jinja:
+            self._warnings.append(
+                "the model has no chat template, so the server gives it the bare prompt; "
+                "set one with TEMPLATE in the Modelfile if it is a chat model"
+            )
+            return "none"
+        found = templates.recognise(model.jinja)
+        if found is None:
+            self._warnings.append(
+                "the model's chat template is of no known family, which Ollama before 0.30 needs: "
+                "chat may not work; update Ollama, or set TEMPLATE in the Modelfile"
+            )
+            return "unknown"
+        fields["template"] = found.text
+        parameters = dict(fields.get("parameters", {}))
+        parameters.setdefault("stop", list(found.stop))
+        fields["parameters"] = parameters
+        return found.family
+
+    def _show_status(self, line: Mapping[str, Any]) -> None:
+        total = line.get("total")
+        if self._progress and total:
+            self._progress(Progress(line.get("completed", 0), total, line.get("status", "")))
+
+    def _counter(self, doing: str) -> Callable[[int, int], None]:
+        def show(done: int, total: int) -> None:
+            if self._progress:
+                self._progress(Progress(done, total, doing))
+
+        return show
+
+    def _named(self, doing: str) -> Show | None:
+        show = self._progress
+        if show is None:
+            return None
+        return lambda p: show(Progress(p.done, p.total, f"{doing}: {p.tensor}"))
+
+
+def _gguf_in(folder: Path) -> Path | None:
+    """Give the only model in a folder of GGUFs; None if it is a checkpoint."""
+    if (folder / "config.json").exists() and any(
+        next(folder.glob(pattern), None) for pattern in ("*.safetensors", "*.bin", "*.pth")
+    ):
+        return None
+    models: dict[str, Path] = {}
+    for path in sorted(folder.glob("**/*.gguf")):
+        shard = _SHARD.match(path.name)
+        models.setdefault(str(path.parent / shard["stem"]) if shard else str(path), path)
+    if len(models) > 1:
+        names = ", ".join(path.name for path in list(models.values())[:4])
+        raise OptionError(
+            f"FROM {folder}: there are {len(models)} models in it ({names}); "
+            "name one file, or its type as in hf.co/OWNER/NAME:Q4_K_M"
+        )
+    return next(iter(models.values()), None)
+
+
+def _chat_template(path: Path) -> str | None:
+    from gguffast.gguf import GGUFFile
+
+    with GGUFFile(path) as file:
+        value = file.metadata.get("tokenizer.chat_template")
+    if value is not None and not isinstance(value, str):
+        raise FormatError(f"{path}: tokenizer.chat_template is no text")
+    return value
+
+
+def _old_modelfile(lines: list[str], modelfile: Modelfile, fields: Mapping[str, Any]) -> str:
+    """Say the request as a Modelfile, which servers before 0.5.5 want."""
+    old = Modelfile()
+    for command in modelfile.commands:
+        if command.name not in ("from", "adapter", "draft", "template", "renderer", "parser", "requires"):
+            old.add(command.name, command.value, command.key)
+    if fields.get("template"):
+        old.add("template", fields["template"])
+        if not any(c.key == "stop" for c in old.commands):
+            for stop in fields.get("parameters", {}).get("stop", []):
+                old.add("parameter", stop, "stop")
+    return "\n".join(lines) + f"\n{old}"
