@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
 
 import gguffast
+from gguf_files import GGUF
 from gguffast.card import model_card, read_entry
 from gguffast.errors import FormatError
 from local_hub import TOKEN, Repo, refused
 
-GEMMA = Path(__file__).parents[1] / "data" / "gguf" / "gemma2-f32.gguf"
+GEMMA = GGUF / "gemma2-f32.gguf"
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,11 @@ from test_templates import CHATML
 
 import gguffast
 from conftest import Stub
+from gguf_files import GGUF
 from gguffast.engine import Progress
 from gguffast.errors import DataError, FileError, OptionError, ServerError
 from gguffast.gguf import GGUFFile, GGUFValueType, kv, serialize_header
 from gguffast.ollama import Client, Created, Modelfile, create
-
-DATA = Path(__file__).parent.parent / "data" / "gguf"
 
 
 def gguf(path: Path, template: str | None = CHATML) -> Path:
@@ -133,7 +132,7 @@ def test_since_0_30_the_models_own_template_counts(client: Client, stub: Stub, t
 
 
 def test_quantizing_and_joining_leave_nothing_behind(client: Client, stub: Stub, tmp_path: Path) -> None:
-    source = DATA / "llama-wide-f16.gguf"
+    source = GGUF / "llama-wide-f16.gguf"
     (tmp_path / "in.gguf").symlink_to(source)
     gguffast.quantize(source, tmp_path / "expected.gguf", "Q3_K_M")
     size = (tmp_path / "expected.gguf").stat().st_size
@@ -162,7 +161,7 @@ def test_a_projector_is_not_quantized(client: Client, stub: Stub, tmp_path: Path
         kv("general.type", "mmproj", GGUFValueType.STRING),
     ]
     (tmp_path / "mmproj.gguf").write_bytes(serialize_header(pairs, []))
-    make(client, f"FROM {DATA / 'llama-wide-f16.gguf'}\nFROM mmproj.gguf", tmp_path, quantize="Q8_0")
+    make(client, f"FROM {GGUF / 'llama-wide-f16.gguf'}\nFROM mmproj.gguf", tmp_path, quantize="Q8_0")
     assert (tmp_path / "mmproj.gguf").stat().st_size in stub.blobs.values()
     assert list(stub.created()["files"]) == ["0-llama-wide-f16.gguf", "1-mmproj.gguf"]
 
@@ -325,7 +324,7 @@ class TestStore:
     def test_an_interruption_leaves_nothing(
         self, doing: str, client: Client, stub: Stub, blobs: Path, tmp_path: Path
     ) -> None:
-        (tmp_path / "in.gguf").symlink_to(DATA / "llama-wide-f16.gguf")
+        (tmp_path / "in.gguf").symlink_to(GGUF / "llama-wide-f16.gguf")
 
         def interrupt(step: Progress) -> None:
             if step.tensor.startswith(doing):
