@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-import smollm2
 import xllamacpp
 
+import smollm2
 from checkpoints import DATA
 from gguffast.conversion.converter import convert
 from gguffast.quantizer import quantize

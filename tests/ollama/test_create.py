@@ -10,11 +10,11 @@ import pytest
 from test_templates import CHATML
 
 import gguffast
-from conftest import Stub
 from gguffast.engine import Progress
 from gguffast.errors import DataError, FileError, OptionError, ServerError
 from gguffast.gguf import GGUFFile, GGUFValueType, kv, serialize_header
 from gguffast.ollama import Client, Created, Modelfile, create
+from ollama_servers import Stub
 
 DATA = Path(__file__).parent.parent / "data" / "gguf"
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import gguffast
-from conftest import Server
 from gguffast.errors import ServerError
 from gguffast.ollama import Client, Modelfile, create, templates
 from gguffast.ollama.templates import recognise
+from ollama_servers import Server
 
 pytestmark = pytest.mark.ollama
 
