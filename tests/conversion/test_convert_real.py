@@ -9,19 +9,11 @@ from pathlib import Path
 import pytest
 import xllamacpp
 
-import smollm2
 from checkpoints import DATA
 from gguffast.conversion.converter import convert
 from gguffast.quantizer import quantize
 
 DIGESTS = json.loads((DATA / "converted.json").read_text())["smollm2-hf"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("real") / "smollm2-hf"
-    smollm2.build(real_model, folder)
-    return folder
 
 
 @pytest.mark.parametrize("outtype", ["f16", "q8_0", "auto"])
