@@ -18,6 +18,8 @@ from gguffast.cli.real_model import real_model as fetch_real_model
 from gguffast.errors import FileError
 from local_hub import LocalHub
 
+pytest_plugins = ["ollama_servers"]
+
 DATA = Path(__file__).parent / "data"
 
 

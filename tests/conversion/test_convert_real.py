@@ -11,18 +11,10 @@ import pytest
 from checkpoints import DATA
 from gguf_files import GGUF
 from gguffast.cli.llama import answer
-from gguffast.cli.real_checkpoint import write_checkpoint
 from gguffast.conversion.converter import convert
 from gguffast.quantizer import quantize
 
 DIGESTS = json.loads((DATA / "converted.json").read_text())["smollm2-hf"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("real") / "smollm2-hf"
-    write_checkpoint(real_model, folder)
-    return folder
 
 
 @pytest.mark.parametrize("outtype", ["f16", "q8_0", "auto"])

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from conftest import Stub
 from gguffast.errors import OptionError, ServerError
 from gguffast.ollama import Client
 from gguffast.ollama.client import RefusedError, check_name, parse_host
+from ollama_servers import Stub
 
 
 @pytest.mark.parametrize(

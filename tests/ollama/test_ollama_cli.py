@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import gguffast
-from conftest import Stub
+from ollama_servers import Stub
 
 
 def run(

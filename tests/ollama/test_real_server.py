@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import gguffast
-from conftest import Server
 from gguffast.errors import ServerError
 from gguffast.ollama import Client, Modelfile, create, templates
 from gguffast.ollama.templates import recognise
+from ollama_servers import Server
 
 pytestmark = pytest.mark.ollama
 
@@ -68,6 +68,7 @@ def test_a_gguf_with_a_modelfile(models: Server, bf16: Path, tmp_path: Path) -> 
     size = q4.stat().st_size
     assert "linked into the server's store" in made
     assert "chat template  chatml" in made
+    assert "You are a helpful AI assistant named SmolLM" in shown(models, "france")["template"]
     (blob,) = [path for path in models.blobs() if path.stat().st_size == size]
     assert (
         blob.stat().st_ino == q4.stat().st_ino or after.f_bfree > disk.f_bfree - size // after.f_frsize // 2

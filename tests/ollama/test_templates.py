@@ -50,6 +50,17 @@ def test_others_are_not_guessed(jinja: str) -> None:
     assert recognise(jinja) is None
 
 
+@pytest.mark.parametrize("newline", ["\\n", "\n"])
+def test_a_default_system_prompt_is_kept(newline: str) -> None:
+    default = f"{{{{ '<|im_start|>system{newline}You are SmolLM.<|im_end|>{newline}' }}}}"
+    found = recognise(default + CHATML)
+    plain = recognise(CHATML)
+    assert found is not None
+    assert plain is not None
+    prompt = "<|im_start|>system\nYou are SmolLM.<|im_end|>\n"
+    assert found.text == f"{{{{ if not .System }}}}{prompt}{{{{ end }}}}{plain.text}"
+
+
 def test_mistrals_spaces_are_the_models_own() -> None:
     old = recognise(
         "{{ '[INST] ' + message['content'] + ' [/INST]' }}{{ ' ' + message['content'] + eos_token }}"

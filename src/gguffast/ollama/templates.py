@@ -178,8 +178,16 @@ def recognise(jinja: str) -> Template | None:
     """
     for family, has, lacks, text, stop in _FAMILIES:
         if re.search(has, jinja) and not (lacks and re.search(lacks, jinja)):
-            return Template(family, text or _mistral(jinja), stop)
+            return Template(family, _default_system(jinja) + (text or _mistral(jinja)), stop)
     return None
+
+
+def _default_system(jinja: str) -> str:
+    """Keep the system prompt that a model has when it is given none, as SmolLM2 and Qwen2.5 have."""
+    found = re.search(r"""<\|im_start\|>system(?:\\n|\n)([^<>{}'"\\]+)<\|im_end\|>""", jinja)
+    if not found:
+        return ""
+    return f"{{{{ if not .System }}}}<|im_start|>system\n{found[1]}<|im_end|>\n{{{{ end }}}}"
 
 
 def _mistral(jinja: str) -> str:
