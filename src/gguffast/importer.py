@@ -318,12 +318,14 @@ class _Job:
         self.begin("convert", f"{name} to {self._type.name}")
         output = self.work.output(f"{name}-{self._type.name}.gguf")
         with tempfile.TemporaryDirectory(prefix="gguffast-") as temp:
-            # A model is named after its folder, which in the Hub client's cache is that of a commit.
-            link = Path(temp) / name
-            link.symlink_to(folder)
+            named = folder
+            if self._source.repo:
+                # A model is named after its folder, which in the Hub client's cache is that of a commit.
+                named = Path(temp) / name
+                named.symlink_to(folder)
             with self.work.noting(output, sorted(p for p in folder.iterdir() if p.is_file())):
                 result = convert(
-                    link, output, self._type.name, threads=self._threads, progress=self._progress, force=True
+                    named, output, self._type.name, threads=self._threads, progress=self._progress, force=True
                 )
         return output, result
 
