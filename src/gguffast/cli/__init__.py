@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from keyword import iskeyword
 from types import FrameType
 from typing import NoReturn
 
@@ -77,7 +76,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"gguffast {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     for name in COMMANDS:
-        module = importlib.import_module(f"gguffast.cli.{name}{'_' if iskeyword(name) else ''}")
+        # `import` is no name for a module, and one called `list` would hide list() from this package.
+        module = importlib.import_module(f"gguffast.cli.{name}{'_' if name in ('import', 'list') else ''}")
         module.add_parser(commands)
         command = commands.choices[name]
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
