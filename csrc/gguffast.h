@@ -16,25 +16,8 @@ extern "C" {
 
 /* ---- tensor types ---- */
 
-/* Numbers as stored in GGUF files (enum ggml_type).  Only those with a codec have a name here; the table of
- * gf_type_info knows them all. */
-enum gf_type {
-    GF_F32 = 0,
-    GF_F16 = 1,
-    GF_Q4_0 = 2,
-    GF_Q4_1 = 3,
-    GF_Q5_0 = 6,
-    GF_Q5_1 = 7,
-    GF_Q8_0 = 8,
-    GF_Q2_K = 10,
-    GF_Q3_K = 11,
-    GF_Q4_K = 12,
-    GF_Q5_K = 13,
-    GF_Q6_K = 14,
-    GF_IQ4_NL = 20,
-    GF_IQ4_XS = 23,
-    GF_BF16 = 30,
-};
+/* The plain number formats, by their number in GGUF files (enum ggml_type).  types.def knows all types. */
+enum gf_type { GF_F32 = 0, GF_F16 = 1, GF_BF16 = 30 };
 
 typedef struct {
     int id;              /* the number in the file */

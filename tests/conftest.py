@@ -20,8 +20,6 @@ from local_hub import LocalHub
 
 pytest_plugins = ["ollama_servers"]
 
-DATA = Path(__file__).parent / "data"
-
 
 @pytest.fixture(scope="session")
 def real_model() -> Path:

@@ -223,31 +223,30 @@ static void dequantize_Q2_K(const void *src, float *dst, size_t n) {
     }
 }
 
-static void dequantize_Q4_K(const void *src, float *dst, size_t n) {
-    const block_Q4_K *x = src;
-    for (size_t b = 0; b < n / QK_K; b++, x++) {
-        const float d = gf_half_to_float(x->d), dmin = gf_half_to_float(x->dmin);
-        uint8_t scale[8], min[8];
-        unpack_scales(x->scales, scale, min);
-        for (int j = 0; j < 8; j++, dst += 32) {
-            const float s = d * scale[j], m = dmin * min[j];
-            const uint8_t *qs = x->qs + j / 2 * 32;
-            for (int i = 0; i < 32; i++) dst[i] = s * (float)(qs[i] >> j % 2 * 4 & 15) - m;
+/* A super-block of Q4_K or, with the fifth bits in qh, of Q5_K. */
+INLINE void dequantize_affine(gf_half d, gf_half dmin, const uint8_t scales[12], const uint8_t *qs,
+                              const uint8_t *qh, float *dst) {
+    const float all_d = gf_half_to_float(d), all_dm = gf_half_to_float(dmin);
+    uint8_t scale[8], min[8];
+    unpack_scales(scales, scale, min);
+    for (int j = 0; j < 8; j++, dst += 32) {
+        const float s = all_d * scale[j], m = all_dm * min[j];
+        const uint8_t *low = qs + j / 2 * 32;
+        for (int i = 0; i < 32; i++) {
+            const int fifth = qh ? (qh[i] >> j & 1) << 4 : 0;
+            dst[i] = s * (float)((low[i] >> j % 2 * 4 & 15) | fifth) - m;
         }
     }
 }
 
+static void dequantize_Q4_K(const void *src, float *dst, size_t n) {
+    const block_Q4_K *x = src;
+    for (size_t b = 0; b < n / QK_K; b++, x++)
+        dequantize_affine(x->d, x->dmin, x->scales, x->qs, NULL, dst + b * QK_K);
+}
+
 static void dequantize_Q5_K(const void *src, float *dst, size_t n) {
     const block_Q5_K *x = src;
-    for (size_t b = 0; b < n / QK_K; b++, x++) {
-        const float d = gf_half_to_float(x->d), dmin = gf_half_to_float(x->dmin);
-        uint8_t scale[8], min[8];
-        unpack_scales(x->scales, scale, min);
-        for (int j = 0; j < 8; j++, dst += 32) {
-            const float s = d * scale[j], m = dmin * min[j];
-            const uint8_t *qs = x->qs + j / 2 * 32;
-            for (int i = 0; i < 32; i++)
-                dst[i] = s * (float)((qs[i] >> j % 2 * 4 & 15) | (x->qh[i] >> j & 1) << 4) - m;
-        }
-    }
+    for (size_t b = 0; b < n / QK_K; b++, x++)
+        dequantize_affine(x->d, x->dmin, x->scales, x->qs, x->qh, dst + b * QK_K);
 }
