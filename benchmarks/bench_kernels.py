@@ -11,8 +11,8 @@ from __future__ import annotations
 import pytest
 
 import gguffast
-import oracle
 import race
+from support import oracle
 
 CASES = [
     (name, mode)

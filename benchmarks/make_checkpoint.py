@@ -19,7 +19,7 @@ import numpy as np
 from make_model import FEED_FORWARD, HEADS, HIDDEN, VOCABULARY
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from npm import npm_package
+from support.npm import npm_package
 
 LAYERS = 24
 CONFIG = {

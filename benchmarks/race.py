@@ -23,8 +23,7 @@ from gguffast import _core
 
 # The oracle and the Numba statement live with the tests, which hold them to the same bytes.
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import oracle
-import statement
+from support import oracle, statement
 
 REFERENCE = "llama.cpp"
 ROWS, COLUMNS = 512, 4096  # 2 M weights

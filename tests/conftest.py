@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-import checkpoints
 import gguffast
 from gguffast.cli.real_model import real_model as fetch_real_model
 from gguffast.errors import FileError
-from local_hub import LocalHub
+from support import checkpoints
+from support.local_hub import LocalHub
 
-pytest_plugins = ["ollama_servers"]
+pytest_plugins = ["support.ollama_servers"]
 
 
 @pytest.fixture(scope="session")

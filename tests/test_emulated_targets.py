@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from compiled_rows import build, check
+from support.compiled_rows import build, check
 
 
 @pytest.mark.toolchain

@@ -11,10 +11,21 @@ import gguf as gguf_py
 import numpy as np
 import pytest
 
-from gguf_bytes import ARRAY, STRING, array, header, scalar, small_file, string, tensor, text, with_data
-from gguf_files import GGUF
 from gguffast import FileError, FormatError, GGMLQuantizationType, GGUFFile, OptionError
 from gguffast.gguf import KV, GGUFValueType, kv, serialize_header
+from support.gguf_bytes import (
+    ARRAY,
+    STRING,
+    array,
+    header,
+    scalar,
+    small_file,
+    string,
+    tensor,
+    text,
+    with_data,
+)
+from support.gguf_files import GGUF
 
 FIXTURES = ["gemma2-f32.gguf", "llama-wide-f16.gguf", "smollm2.imatrix.gguf"]
 V = GGUFValueType

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gguf_bytes import small_file
-from gguf_files import GGUF
 from gguffast import FormatError, GGMLQuantizationType, GGUFFile
 from gguffast.gguf import GGUFValueType, kv, serialize_header
-from oracle import library
+from support.gguf_bytes import small_file
+from support.gguf_files import GGUF
+from support.oracle import library
 
 # What a length, count, dimension, offset or type id is most likely to be mishandled at.
 NUMBERS = [

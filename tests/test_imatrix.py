@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gguf_files import GGUF
 from gguffast import DataError, FormatError, OptionError, imatrix
 from gguffast.errors import FileError
 from gguffast.gguf import KV, GGUFValueType, kv, serialize_header
 from gguffast.imatrix import ImportanceMatrix
 from gguffast.types import GGMLQuantizationType
+from support.gguf_files import GGUF
 
 METADATA = [
     kv("imatrix.datasets", ["text.txt"], GGUFValueType.ARRAY, GGUFValueType.STRING),

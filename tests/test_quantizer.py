@@ -15,14 +15,14 @@ import gguf
 import numpy as np
 import pytest
 
-import gguf_bytes
 import gguffast
-from checkpoints import DATA
-from gguf_files import GGUF
 from gguffast.errors import DataError, FileError, FormatError, OptionError
 from gguffast.gguf import GGUFFile, GGUFValueType, kv, serialize_header
 from gguffast.quantizer import default_output, quantize
 from gguffast.recipe import FILE_TYPES
+from support import gguf_bytes
+from support.checkpoints import DATA
+from support.gguf_files import GGUF
 
 WIDE = GGUF / "llama-wide-f16.gguf"  # every row a multiple of 256
 GEMMA = GGUF / "gemma2-f32.gguf"  # rows of 64: fallbacks everywhere

@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gguffast
-import inputs
-import oracle
-import statement
 from gguffast import DataError, GGMLQuantizationType, OptionError, _core, quants
+from support import inputs, oracle, statement
 
 NAMES = tuple(oracle.BLOCKS)
 TARGETS = tuple(gguffast.targets())

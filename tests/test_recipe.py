@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from gguf_files import GGUF
 from gguffast import DataError, FormatError, GGMLQuantizationType, GGUFFile, OptionError, recipe
 from gguffast.errors import FileError
 from gguffast.gguf import KV, GGUFValueType
 from gguffast.recipe import Choice, FileType, LlamaFileType, Options, Override, Weight
+from support.gguf_files import GGUF
 
 T = GGMLQuantizationType
 DATA = Path(__file__).parent / "data"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from compiled_rows import build, check
-from gguf_bytes import small_file
-from gguf_files import GGUF
+from support.compiled_rows import build, check
+from support.gguf_bytes import small_file
+from support.gguf_files import GGUF
 
 ROOT = Path(__file__).parent.parent
 # With neither installed "cc" is tried and fails: this test must not vanish silently.

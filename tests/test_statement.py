@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import inputs
-import oracle
-import statement
+from support import inputs, oracle, statement
 
 
 @pytest.mark.parametrize("name", statement.ROWS)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguf_bytes import header, scalar, small_file, tensor, text, with_data
-from gguf_files import GGUF
 from gguffast import GGUFFile
 from gguffast.gguf import KV, GGUFValueType, kv, serialize_header
+from support.gguf_bytes import header, scalar, small_file, tensor, text, with_data
+from support.gguf_files import GGUF
 
 V = GGUFValueType
 

@@ -22,12 +22,12 @@ import numpy as np
 import pytest
 
 import gguffast
-from gguf_bytes import array, header, scalar, string, tensor, text, with_data
-from gguf_files import GGUF
 from gguffast.cli import main, terminal
 from gguffast.engine import Progress
 from gguffast.gguf import GGUFFile
 from gguffast.quantizer import quantize
+from support.gguf_bytes import array, header, scalar, string, tensor, text, with_data
+from support.gguf_files import GGUF
 
 WIDE = GGUF / "llama-wide-f16.gguf"
 GEMMA = GGUF / "gemma2-f32.gguf"

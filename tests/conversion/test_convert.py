@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import gguffast
-from checkpoints import DATA, LLAMA_NAMES, NAMES, PRE, read_safetensors
 from gguffast.cli import main
 from gguffast.conversion.converter import convert
 from gguffast.gguf import GGUFFile
 from gguffast.quantizer import quantize
-from handmade import Raw, write_index, write_safetensors
+from support.checkpoints import DATA, LLAMA_NAMES, NAMES, PRE, read_safetensors
+from support.handmade import Raw, write_index, write_safetensors
 
 DIGESTS = json.loads((DATA / "converted.json").read_text())
 PROJECTIONS = ("gate", "up", "down")

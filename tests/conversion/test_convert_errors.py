@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoints import PRE, read_safetensors
 from gguffast.cli import main
 from gguffast.conversion.converter import convert
 from gguffast.errors import DataError, FileError, FormatError, GGUFFastError, OptionError
-from handmade import Raw, write_safetensors
+from support.checkpoints import PRE, read_safetensors
+from support.handmade import Raw, write_safetensors
 
 Copy = Callable[[str], Path]
 

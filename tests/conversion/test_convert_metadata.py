@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoints import DATA, NAMES, PRE
 from gguffast.conversion.architectures import all_architectures, find_architecture
 from gguffast.conversion.converter import convert
 from gguffast.conversion.hparams import Hparams
 from gguffast.gguf import GGUFFile
+from support.checkpoints import DATA, NAMES, PRE
 
 Copy = Callable[[str], Path]
 DIGESTS = json.loads((DATA / "converted.json").read_text())

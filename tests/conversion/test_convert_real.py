@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import DATA
-from gguf_files import GGUF
 from gguffast.cli.llama import answer
 from gguffast.conversion.converter import convert
 from gguffast.quantizer import quantize
+from support.checkpoints import DATA
+from support.gguf_files import GGUF
 
 DIGESTS = json.loads((DATA / "converted.json").read_text())["smollm2-hf"]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from checkpoints import DATA, NAMES
 from gguffast.conversion.architectures import find_architecture
 from gguffast.conversion.hparams import Hparams, class_name, read_config
 from gguffast.conversion.vocab import LLAMA_KINDS, Vocab, load_vocab
 from gguffast.errors import FileError, FormatError
+from support.checkpoints import DATA, NAMES
 
 KVS = json.loads((DATA / "tokenizer_kvs.json").read_text())
 

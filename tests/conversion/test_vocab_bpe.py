@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers_by_hand import VOCAB, added, bpe, write
 
 from gguffast.conversion.vocab import load_vocab
 from gguffast.errors import FormatError
+from support.tokenizers_by_hand import VOCAB, added, bpe, write
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
 

@@ -18,7 +18,7 @@ import pytest
 
 from gguffast.conversion.vocab import LLAMA_KINDS, Vocab, load_vocab
 from gguffast.files import cache_folder
-from npm import npm_package
+from support.npm import npm_package
 
 pytestmark = pytest.mark.network
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers_by_hand import QWEN2_REGEX, added, bpe, byte_level, sequence, split, write
 
 from gguffast.conversion.vocab import load_vocab
 from gguffast.conversion.vocab.pre import GPT2, TABLE
 from gguffast.conversion.vocab.pre_hashes import CHECK_TEXT, HASHES
 from gguffast.errors import FormatError
+from support.tokenizers_by_hand import QWEN2_REGEX, added, bpe, byte_level, sequence, split, write
 
 LLAMA3_REGEX = QWEN2_REGEX.replace(r"\p{N}|", r"\p{N}{1,3}|")
 CASED = (

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers_by_hand import bpe, message, sentencepiece, varint, write
 
 from gguffast.conversion.vocab import load_vocab
 from gguffast.conversion.vocab.sentencepiece import read_pieces
 from gguffast.errors import FormatError
+from support.tokenizers_by_hand import bpe, message, sentencepiece, varint, write
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 PIECES = [

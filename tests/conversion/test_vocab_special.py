@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers_by_hand import added, bpe, sentencepiece, write
 
 from gguffast.conversion.vocab import load_vocab
 from gguffast.errors import FormatError
+from support.tokenizers_by_hand import added, bpe, sentencepiece, write
 
 TOKENS = [added(11, "<s>", True), added(12, "</s>", True), added(13, "<|eot|>", True)]
 A = {"Sequence": {"id": "A", "type_id": 0}}

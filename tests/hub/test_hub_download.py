@@ -13,7 +13,7 @@ import pytest
 
 from gguffast.errors import FormatError, OptionError
 from gguffast.hub import check_names, needed_files, repo_id
-from local_hub import TOKEN, Repo, refused
+from support.local_hub import TOKEN, Repo, refused
 
 CHECKPOINT = {
     "config.json": b"{}",

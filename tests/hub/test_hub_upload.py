@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 import gguffast
-from gguf_files import GGUF
 from gguffast.card import model_card, read_entry
 from gguffast.errors import FormatError
-from local_hub import TOKEN, Repo, refused
+from support.gguf_files import GGUF
+from support.local_hub import TOKEN, Repo, refused
 
 GEMMA = GGUF / "gemma2-f32.gguf"
 

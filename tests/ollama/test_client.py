@@ -15,7 +15,7 @@ import pytest
 from gguffast.errors import OptionError, ServerError
 from gguffast.ollama import Client
 from gguffast.ollama.client import RefusedError, check_name, parse_host
-from ollama_servers import Stub
+from support.ollama_servers import Stub
 
 
 @pytest.mark.parametrize(

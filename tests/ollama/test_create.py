@@ -10,12 +10,12 @@ import pytest
 from test_templates import CHATML
 
 import gguffast
-from gguf_files import GGUF
 from gguffast.engine import Progress
 from gguffast.errors import DataError, FileError, OptionError, ServerError
 from gguffast.gguf import GGUFFile, GGUFValueType, kv, serialize_header
 from gguffast.ollama import Client, Created, Modelfile, create
-from ollama_servers import Stub
+from support.gguf_files import GGUF
+from support.ollama_servers import Stub
 
 
 def gguf(path: Path, template: str | None = CHATML) -> Path:

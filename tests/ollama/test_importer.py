@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 import gguffast
-from gguf_files import GGUF
 from gguffast.errors import FileError, OptionError
 from gguffast.gguf import GGUFFile
 from gguffast.importer import import_model
-from local_hub import TOKEN, Repo, refused
+from support.gguf_files import GGUF
+from support.local_hub import TOKEN, Repo, refused
 
 NOWHERE = "127.0.0.1:9"
 GEMMA = GGUF / "gemma2-f32.gguf"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import gguffast
-from ollama_servers import Stub
+from support.ollama_servers import Stub
 
 
 def run(

@@ -19,7 +19,7 @@ import gguffast
 from gguffast.errors import ServerError
 from gguffast.ollama import Client, Modelfile, create, templates
 from gguffast.ollama.templates import recognise
-from ollama_servers import Server
+from support.ollama_servers import Server
 
 pytestmark = pytest.mark.ollama
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from local_hub import LocalHub, Repo
+from support.local_hub import LocalHub, Repo
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)

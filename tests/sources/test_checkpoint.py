@@ -13,7 +13,7 @@ import pytest
 from gguffast.errors import FileError, FormatError
 from gguffast.sources.checkpoint import guess_dtype, open_checkpoint
 from gguffast.sources.lazy import DType, LazyTensor, StoredTensor, permute_rows
-from handmade import Storage, dumps, tensor, write_index, write_safetensors, zip_bytes
+from support.handmade import Storage, dumps, tensor, write_index, write_safetensors, zip_bytes
 
 DATA = Path(__file__).parents[1] / "data"
 DIGESTS = json.loads((DATA / "checkpoint_digests.json").read_text())

@@ -13,7 +13,7 @@ import pytest
 from gguffast.errors import FormatError
 from gguffast.sources.checkpoint import Checkpoint, open_checkpoint
 from gguffast.sources.lazy import FLOAT8_VALUES, DType, LazyTensor
-from handmade import Raw, raw, write_safetensors
+from support.handmade import Raw, raw, write_safetensors
 
 RNG = np.random.default_rng(11)
 Tensors = Mapping[str, "Raw | np.ndarray"]

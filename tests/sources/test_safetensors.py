@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gguffast.errors import FileError, FormatError, GGUFFastError
 from gguffast.sources.lazy import DType, StoredTensor
 from gguffast.sources.safetensors import read_safetensors
-from handmade import Raw, mutations, raw, safetensors_bytes, write_safetensors
+from support.handmade import Raw, mutations, raw, safetensors_bytes, write_safetensors
 
 ARRAYS = {
     "b": np.arange(6, dtype="f4").reshape(2, 3),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from gguffast.errors import FormatError, GGUFFastError
 from gguffast.sources.lazy import DType, LazyTensor
 from gguffast.sources.torch_pickle import read_torch
-from handmade import (
+from support.handmade import (
     PARAMETER,
     REBUILD,
     REBUILD_V3,

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-import inputs
-import oracle
 from gguffast.types import GGMLQuantizationType
+from support import inputs, oracle
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FLAGS = ["-std=gnu11", "-O2", "-ffp-contract=off", "-fno-math-errno", "-Icsrc"]
 CASES = [(kind, importance) for kind in inputs.WEIGHTS for importance in (None, "exponential", "zeros among")]
 

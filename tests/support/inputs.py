@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-import oracle
+from support import oracle
 
 Rows = NDArray[np.float32]
 FLT_MAX = np.finfo(np.float32).max

@@ -11,5 +11,5 @@ from pathlib import Path
 GGUF = Path(tempfile.mkdtemp(prefix="gguffast-tests-"))
 GGUF.chmod(0o755)  # a test reads them as another user
 atexit.register(shutil.rmtree, GGUF, ignore_errors=True)
-with tarfile.open(Path(__file__).parent / "data" / "gguf.tar.xz") as _archive:
+with tarfile.open(Path(__file__).parents[1] / "data" / "gguf.tar.xz") as _archive:
     _archive.extractall(GGUF, filter="data")

@@ -15,11 +15,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from gguf_files import GGUF
 from gguffast.cli.real_checkpoint import LLAMA_NAMES, half_split, hf_name, to_bf16
-from handmade import Raw, write_safetensors
+from support.gguf_files import GGUF
+from support.handmade import Raw, write_safetensors
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 FULL = """
 gemma gemma3 granite llama2 llama3 mistral mixtral olmo2 phi3 qwen2 qwen2moe qwen3 qwen3moe smollm3

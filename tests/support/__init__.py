@@ -1,0 +1,1 @@
+"""Oracles, inputs and servers that several test modules share."""
