@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import gguffast
-from gguffast.cli.real_model import real_model as fetch_real_model
+from gguffast.demo.real_model import real_model as fetch_real_model
 from gguffast.errors import FileError
 from support import checkpoints
 from support.local_hub import LocalHub

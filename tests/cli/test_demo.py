@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import gguffast
-from gguffast.cli.llama import answer
+from gguffast.demo.llama import answer
 from gguffast.errors import GGUFFastError
 
 

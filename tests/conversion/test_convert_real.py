@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gguffast.cli.llama import answer
 from gguffast.conversion.converter import convert
+from gguffast.demo.llama import answer
 from gguffast.quantizer import quantize
 from support.checkpoints import DATA
 from support.gguf_files import GGUF

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from gguffast.errors import FormatError, OptionError
-from gguffast.hub import check_names, needed_files, repo_id
+from gguffast.hub.select import check_names, needed_files, repo_id
 from support.local_hub import TOKEN, Repo, refused
 
 CHECKPOINT = {

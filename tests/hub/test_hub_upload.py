@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 import gguffast
-from gguffast.card import model_card, read_entry
 from gguffast.errors import FormatError
+from gguffast.hub.card import model_card, read_entry
 from support.gguf_files import GGUF
 from support.local_hub import TOKEN, Repo, refused
 

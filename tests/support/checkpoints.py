@@ -15,7 +15,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from gguffast.cli.real_checkpoint import LLAMA_NAMES, half_split, hf_name, to_bf16
+from gguffast.demo.real_checkpoint import LLAMA_NAMES, half_split, hf_name, to_bf16
 from support.gguf_files import GGUF
 from support.handmade import Raw, write_safetensors
 

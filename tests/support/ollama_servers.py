@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import gguffast
-from gguffast.cli.real_checkpoint import write_checkpoint
+from gguffast.demo.real_checkpoint import write_checkpoint
 
 
 class Server:

