@@ -17,9 +17,9 @@ import pytest
 
 import gguffast
 from gguffast.errors import DataError, FileError, FormatError, OptionError
+from gguffast.filetypes import FILE_TYPES
 from gguffast.gguf import GGUFFile, GGUFValueType, kv, serialize_header
 from gguffast.quantizer import default_output, quantize
-from gguffast.recipe import FILE_TYPES
 from support import gguf_bytes
 from support.checkpoints import DATA
 from support.gguf_files import GGUF

@@ -18,8 +18,9 @@ import pytest
 
 from gguffast import DataError, FormatError, GGMLQuantizationType, GGUFFile, OptionError, recipe
 from gguffast.errors import FileError
+from gguffast.filetypes import FILE_TYPES, FileType, LlamaFileType, parse_file_type
 from gguffast.gguf import KV, GGUFValueType
-from gguffast.recipe import Choice, FileType, LlamaFileType, Options, Override, Weight
+from gguffast.recipe import Choice, Options, Override, Weight
 from support.gguf_files import GGUF
 
 T = GGMLQuantizationType
@@ -82,11 +83,11 @@ def test_choices_are_those_of_the_reference(
 ) -> None:
     options, _ = parse_options(args.split())
     metadata, tensors = digest_input(name)
-    if file_type not in recipe.FILE_TYPES:
+    if file_type not in FILE_TYPES:
         with pytest.raises(OptionError, match=f"file type {file_type} is known, but not one that gguffast"):
-            recipe.parse_file_type(file_type)
+            parse_file_type(file_type)
         return
-    choices = recipe.choose_types(metadata, tensors, recipe.parse_file_type(file_type), options, has_imatrix)
+    choices = recipe.choose_types(metadata, tensors, parse_file_type(file_type), options, has_imatrix)
     if "error" in expected:
         assert "requires an imatrix" in expected["error"]
         with pytest.raises(DataError, match=r"needs an importance matrix; give one with --imatrix or"):
@@ -107,7 +108,7 @@ def test_made_up_models_get_the_types_of_the_reference(run: dict[str, Any]) -> N
     metadata, tensors = made_up(run["model"])
     options, has_imatrix = parse_options(run["args"].split())
     for file_type, expected in run["by_file_type"].items():
-        wanted = recipe.parse_file_type(file_type)
+        wanted = parse_file_type(file_type)
         if "error" in expected:
             with pytest.raises(DataError, match=r"tensor .*: expected a name blk.N"):
                 recipe.choose_types(metadata, tensors, wanted, options, has_imatrix)
@@ -123,7 +124,7 @@ def test_made_up_models_get_the_types_of_the_reference(run: dict[str, Any]) -> N
 
 def choose(file_type: str, *tensors: Weight, options: Options | None = None, **metadata: Any) -> list[Choice]:
     facts = {"general.architecture": "llama", "llama.block_count": 8} | metadata
-    return recipe.choose_types(facts, tensors, recipe.parse_file_type(file_type), options)
+    return recipe.choose_types(facts, tensors, parse_file_type(file_type), options)
 
 
 V = [(f"blk.{i}.attn_v.weight", (256, 256), T.F16) for i in range(8)]
@@ -238,9 +239,9 @@ def test_types_without_codec_cannot_be_asked_for(options: Options) -> None:
     ],
 )
 def test_file_types_are_found_by_name_alias_and_number(text: str | int, name: str, number: int) -> None:
-    found = recipe.parse_file_type(text)
+    found = parse_file_type(text)
     assert (found.name, found.number) == (name, number)
-    assert recipe.parse_file_type(found) is found
+    assert parse_file_type(found) is found
 
 
 def test_the_numbers_are_those_of_llama_cpp() -> None:
@@ -256,7 +257,7 @@ def test_known_file_types_that_are_not_produced_say_so(name: str) -> None:
     with pytest.raises(
         OptionError, match=r"is known, but not one that gguffast produces yet; choose one of Q2_K, "
     ):
-        recipe.parse_file_type(name)
+        parse_file_type(name)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def test_known_file_types_that_are_not_produced_say_so(name: str) -> None:
 )
 def test_unknown_file_types_get_a_suggestion(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        recipe.parse_file_type(text)
+        parse_file_type(text)
 
 
 def test_tensor_types() -> None:
@@ -403,7 +404,7 @@ def test_output_metadata_is_that_of_the_reference(run: dict[str, Any]) -> None:
     overrides = [recipe.parse_override(text) for text in run["overrides"]]
     tensors = [(name, ne, T[type_]) for name, ne, type_ in source["tensors"]]
     number = recipe.file_type_number(
-        recipe.parse_file_type(run["file_type"]), {kv.key: kv.value for kv in kvs}, tensors, overrides
+        parse_file_type(run["file_type"]), {kv.key: kv.value for kv in kvs}, tensors, overrides
     )
     assert recipe.output_kvs(kvs, number, overrides) == pairs(run["kvs"])
 
@@ -419,7 +420,7 @@ def test_overrides_from_python_are_checked_too() -> None:
         recipe.output_kvs([], 7, [Override("general.alignment", 64)])
 
 
-@pytest.mark.parametrize("file_type", list(recipe.FILE_TYPES.values()), ids=lambda file_type: file_type.name)
+@pytest.mark.parametrize("file_type", list(FILE_TYPES.values()), ids=lambda file_type: file_type.name)
 def test_the_output_says_its_file_type(file_type: FileType) -> None:
     number = recipe.file_type_number(file_type, {"general.file_type": 99}, [])
     assert number == (99 if file_type.copies else file_type.number)

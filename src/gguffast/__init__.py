@@ -26,11 +26,11 @@ if TYPE_CHECKING:
         OptionError,
         ServerError,
     )
+    from gguffast.filetypes import LlamaFileType
     from gguffast.gguf import GGUFFile
     from gguffast.hub import download, upload
     from gguffast.importer import import_model
     from gguffast.quantizer import quantize
-    from gguffast.recipe import LlamaFileType
     from gguffast.types import GGMLQuantizationType
 
 __version__ = "0.1.0"
@@ -70,7 +70,7 @@ _HOMES = {
     "GGUFFile": "gguf",
     "HubError": "errors",
     "Interrupted": "errors",
-    "LlamaFileType": "recipe",
+    "LlamaFileType": "filetypes",
     "OptionError": "errors",
     "ServerError": "errors",
     "convert": "conversion.converter",

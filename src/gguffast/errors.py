@@ -6,6 +6,8 @@ prints it on one line; no traceback reaches its user.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class GGUFFastError(Exception):
     """Base of every error that gguffast raises on purpose."""
@@ -37,3 +39,11 @@ class Interrupted(GGUFFastError):
 
 class ServerError(GGUFFastError, OSError):
     """A server is not there, went away in the middle, or refused."""
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Suggest what a mistyped name may be; all that are known if none is near."""
+    import difflib
+
+    near = difflib.get_close_matches(name.upper(), known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"

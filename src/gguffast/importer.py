@@ -153,12 +153,12 @@ def import_model(
     FormatError, DataError, FileError
         As for :func:`gguffast.convert` and :func:`gguffast.quantize`.
     """
-    from gguffast import recipe
+    from gguffast.filetypes import parse_file_type
     from gguffast.ollama import Client, create
     from gguffast.ollama.client import check_name
 
     check_name(name)
-    file_type = recipe.parse_file_type(quantization)
+    file_type = parse_file_type(quantization)
     if file_type.copies:
         raise OptionError(
             f"{file_type.name} is no type to quantize to; choose another, such as Q4_K_M or F16"

@@ -15,10 +15,12 @@ from gguffast import imatrix as imatrices
 from gguffast.engine import Progress
 from gguffast.errors import DataError, FormatError, OptionError
 from gguffast.files import OutputFile, check_output
+from gguffast.filetypes import FileType, parse_file_type
 from gguffast.plan import Plan, Target, make_plan
-from gguffast.recipe import Choice, FileType, Options, Override, TensorRule
+from gguffast.recipe import Choice, Options, Override, TensorRule
+from gguffast.shards import parse_shard_name
 from gguffast.sources import Source, SourceTensor
-from gguffast.sources.gguf import SHARD_NAME, GGUFSource
+from gguffast.sources.gguf import GGUFSource
 from gguffast.types import GGMLQuantizationType
 
 if TYPE_CHECKING:
@@ -203,7 +205,7 @@ def quantize(
     """
     started = time.perf_counter()
     src = Path(src)
-    file_type = recipe.parse_file_type(ftype)
+    file_type = parse_file_type(ftype)
     dst = Path(dst) if dst is not None else default_output(src, file_type.name)
     n_threads = thread_count(threads)
     settings = read_settings(
@@ -246,9 +248,9 @@ def default_output(src: Path, file_type: str) -> Path:
     dropped. It lies beside ``src``.
     """
     stem = src.stem if src.suffix.lower() == ".gguf" else src.name
-    shard = SHARD_NAME.match(f"{stem}.gguf")
+    shard = parse_shard_name(f"{stem}.gguf")
     if shard:
-        stem = shard["stem"]
+        stem = shard.stem
     encoding = _ENCODING.search(stem)
     if encoding is None or file_type == "COPY":
         return src.with_name(f"{stem}-{file_type}.gguf")

@@ -71,16 +71,12 @@ def _bits_per_weight(shares: list[TypeShare]) -> float | None:
 
 def _file_type(metadata: Mapping[str, Any]) -> str | None:
     """Name a file's type as on the command line: ``Q4_K_M``."""
-    from gguffast.recipe import GUESSED, LlamaFileType
+    from gguffast.filetypes import file_type_name
 
     number = metadata.get("general.file_type")
     if not isinstance(number, int):
         return None
-    try:
-        name = LlamaFileType(number & ~GUESSED).name
-    except ValueError:
-        return f"unknown ({number})"
-    return name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    return file_type_name(number) or f"unknown ({number})"
 
 
 def _text(metadata: Mapping[str, Any], key: str) -> str | None:

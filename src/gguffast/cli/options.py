@@ -90,7 +90,7 @@ def recipe_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def list_types() -> str:
     """Name the file types, for the end of a help text."""
-    from gguffast.recipe import ALIASES, FILE_TYPES
+    from gguffast.filetypes import ALIASES, FILE_TYPES
 
     aliases = ", ".join(f"{alias} is {name}" for alias, name in ALIASES.items())
     return f"Types, in any case or by llama.cpp's number: {', '.join(FILE_TYPES)}; {aliases}."

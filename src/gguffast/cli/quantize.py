@@ -80,7 +80,7 @@ class _Positionals(NamedTuple):
 
 def _read_positionals(args: argparse.Namespace) -> _Positionals:
     """Tell ``TYPE [THREADS]`` from ``OUTPUT TYPE [THREADS]``: what is a type's name or number is the type."""
-    from gguffast.recipe import parse_file_type
+    from gguffast.filetypes import parse_file_type
 
     rest = args.rest
     try:

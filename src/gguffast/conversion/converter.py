@@ -13,15 +13,17 @@ from gguffast.conversion.architecture import Architecture, Facts
 from gguffast.conversion.architectures import find_architecture
 from gguffast.conversion.hparams import Hparams, class_name, read_config
 from gguffast.conversion.metadata import General, count_weights, read_general
-from gguffast.conversion.split import parse_size, plan_shards, shard_paths, split, write_files
+from gguffast.conversion.split import parse_size, plan_shards, split, write_files
 from gguffast.conversion.tensors import Mapped, is_text, map_tensors
 from gguffast.conversion.vocab import Vocab, load_vocab
 from gguffast.engine import Progress
 from gguffast.errors import FileError, FormatError, OptionError
 from gguffast.files import check_output
+from gguffast.filetypes import FileType, LlamaFileType, parse_file_type
 from gguffast.gguf import KV, GGUFValueType, kv
 from gguffast.quantizer import Job, Result, Settings, make_job, read_settings, thread_count
-from gguffast.recipe import Choice, FileType, LlamaFileType, Override, TensorRule
+from gguffast.recipe import Choice, Override, TensorRule
+from gguffast.shards import shard_paths
 from gguffast.sources import SourceTensor
 from gguffast.sources.checkpoint import Checkpoint, guess_dtype, open_checkpoint
 from gguffast.sources.lazy import DType, LazyTensor, as_source, to_f32, widen
@@ -166,7 +168,7 @@ def _parse_outtype(outtype: str | int) -> LlamaFileType | FileType | None:
     """Return a type with rules of its own, a file type of `quantize`, or None for ``auto``."""
     if str(outtype).lower() == "auto":
         return None
-    file_type = recipe.parse_file_type(outtype)
+    file_type = parse_file_type(outtype)
     return file_type if file_type.number not in _TENSOR_TYPES else LlamaFileType(file_type.number)
 
 

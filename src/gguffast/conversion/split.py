@@ -12,8 +12,9 @@ from gguffast import engine
 from gguffast.engine import Progress
 from gguffast.errors import OptionError
 from gguffast.files import OutputFile
-from gguffast.gguf import KV, GGUFValueType, kv
+from gguffast.gguf import KV
 from gguffast.plan import Plan, Target, make_plan
+from gguffast.shards import split_kvs
 
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -56,20 +57,9 @@ def plan_shards(kvs: Sequence[KV], shards: Sequence[Sequence[Target]], *, keep_d
     total = sum(len(shard) for shard in shards)
     plans = []
     for i, shard in enumerate(shards):
-        own = (
-            kv("split.no", i, GGUFValueType.UINT16),
-            kv("split.count", len(shards), GGUFValueType.UINT16),
-            kv("split.tensors.count", total, GGUFValueType.INT32),
-        )
+        own = split_kvs(i, len(shards), total)
         plans.append(make_plan([*(kvs if i == 0 else ()), *own], shard, keep_dims=keep_dims))
     return plans
-
-
-def shard_paths(path: Path, count: int) -> list[Path]:
-    """Name the shards as llama.cpp does."""
-    if count == 1:
-        return [path]
-    return [path.with_name(f"{path.stem}-{i + 1:05}-of-{count:05}.gguf") for i in range(count)]
 
 
 def write_files(

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gguffast.files import format_bytes
+from gguffast.filetypes import file_type_name
 from gguffast.gguf import GGUFFile
-from gguffast.recipe import GUESSED, LlamaFileType
-from gguffast.sources.gguf import SHARD_NAME
+from gguffast.shards import parse_shard_name
 
 # What YAML takes for something else than a string when it is not quoted: "no" is Norwegian.
 _YAML_PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z][\w./-]*", re.ASCII | re.IGNORECASE)
@@ -47,8 +47,8 @@ class Entry(NamedTuple):
     @property
     def model(self) -> str:
         """Name of the model's file: without the numbers of a shard."""
-        shard = SHARD_NAME.match(self.name)
-        return f"{shard['stem']}.gguf" if shard else self.name
+        shard = parse_shard_name(self.name)
+        return shard.whole if shard else self.name
 
 
 def read_entry(path: Path) -> Entry:
@@ -58,7 +58,7 @@ def read_entry(path: Path) -> Entry:
         general = {key.partition(".")[2]: file.metadata[key] for key in keys}
         return Entry(
             path.name,
-            _type_name(general.get("file_type")),
+            file_type_name(general.get("file_type")),
             file.byte_size,
             sum(tensor.nbytes for tensor in file.tensors),
             sum(tensor.n_rows * (tensor.ne or (1,))[0] for tensor in file.tensors),
@@ -157,12 +157,6 @@ def _row(name: str, shards: Sequence[Entry]) -> str:
     type_ = next((e.file_type for e in shards if e.file_type), "-")
     parts = f" ({len(shards)} files)" if len(shards) > 1 else ""
     return f"| {_cell(name)}{parts} | {type_} | {format_bytes(sum(e.size for e in shards))} | {bits} |"
-
-
-def _type_name(number: Any) -> str | None:
-    with_guess = number if isinstance(number, int) else -1
-    value = with_guess - GUESSED if with_guess >= GUESSED else with_guess
-    return LlamaFileType(value).name.partition("_")[2] if value in set(LlamaFileType) else None
 
 
 def _text(value: Any) -> str:

@@ -9,12 +9,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from gguffast.errors import FormatError, OptionError
+from gguffast.shards import group_shards, parse_shard_name
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 _PREFIX = re.compile(
     r"^(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/|^hf://(?:models/)?", re.IGNORECASE
 )
-_SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[a-z]+)$")
 
 # What a conversion reads besides the weights; the card and the licence become metadata.
 _SMALL_FILES = (
@@ -103,7 +103,7 @@ def _checkpoint_weights(names: Sequence[str]) -> list[str]:
     """Weight files at the top of the repo: in one format, and not both whole and in shards."""
     for prefix, suffix in _WEIGHTS:
         found = [n for n in names if n.startswith(prefix) and n.endswith(suffix) and "/" not in n]
-        shards = [n for n in found if (m := _SHARD.fullmatch(n)) and m["stem"] == prefix]
+        shards = [n for n in found if (m := parse_shard_name(n)) and m.stem == prefix]
         index = f"{prefix}{suffix}.index.json"
         if shards and index in names:
             return [*shards, index]
@@ -116,11 +116,7 @@ def _checkpoint_weights(names: Sequence[str]) -> list[str]:
 
 def _gguf_models(names: Sequence[str]) -> dict[str, list[str]]:
     """GGUF models by name, with the shards of split ones."""
-    models: dict[str, list[str]] = {}
-    for name in names:
-        if name.lower().endswith(".gguf"):
-            shard = _SHARD.fullmatch(name)
-            models.setdefault(f"{shard['stem']}.gguf" if shard else name, []).append(name)
+    models = group_shards(name for name in names if name.lower().endswith(".gguf"))
     # Projectors and importance matrices go with a model, they are none.
     return {k: v for k, v in models.items() if not re.search(r"mmproj|imatrix", k, re.IGNORECASE)}
 

@@ -18,6 +18,7 @@ from gguffast.ollama import templates
 from gguffast.ollama.client import Client, RefusedError, check_name
 from gguffast.ollama.modelfile import Modelfile
 from gguffast.ollama.store import HashedFile, find_store, link
+from gguffast.shards import group_shards
 
 Show = Callable[[Progress], object]
 
@@ -26,7 +27,6 @@ _SERVER_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M")
 
 _HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/(?P<repo>[^/:]+/[^/:]+)(?::(?P<type>[^/:]+))?/?")
 _PATH_LIKE = re.compile(r"^[./~\\]|\.(?:gguf|bin|safetensors)$", re.IGNORECASE)
-_SHARD = re.compile(r"^(?P<stem>.*)-\d{5}-of-\d{5}\.gguf$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +140,9 @@ class _Job:
         self._linked = self._uploaded = 0
 
     def run(self, name: str, modelfile: Modelfile, quantize: str | int | None) -> Created:
-        from gguffast import recipe
+        from gguffast.filetypes import parse_file_type
 
-        file_type = None if quantize is None else recipe.parse_file_type(quantize).name
+        file_type = None if quantize is None else parse_file_type(quantize).name
         _ = self._client.version  # before hours of work: is there a server at all?
         self._warnings += modelfile.warnings
         self._check_features(modelfile)
@@ -249,7 +249,7 @@ class _Job:
         return result.dst
 
     def _quantize(self, path: Path, file_type: str | None) -> Path:
-        from gguffast import recipe
+        from gguffast.filetypes import parse_file_type
         from gguffast.quantizer import quantize
         from gguffast.sources.gguf import GGUFSource
 
@@ -259,7 +259,7 @@ class _Job:
             is_type = source.metadata.get("general.file_type")
             is_extra = source.metadata.get("general.type", "model") != "model"
         # Beside the model, FROM may name its image projector, which is too small and fragile to quantize.
-        wanted = file_type and not is_extra and recipe.parse_file_type(file_type).number != is_type
+        wanted = file_type and not is_extra and parse_file_type(file_type).number != is_type
         if not wanted and shards == 1:
             return path
         # The server takes one file for a model, and shards are not that.
@@ -396,17 +396,14 @@ def _gguf_in(folder: Path) -> Path | None:
         next(folder.glob(pattern), None) for pattern in ("*.safetensors", "*.bin", "*.pth")
     ):
         return None
-    models: dict[str, Path] = {}
-    for path in sorted(folder.glob("**/*.gguf")):
-        shard = _SHARD.match(path.name)
-        models.setdefault(str(path.parent / shard["stem"]) if shard else str(path), path)
+    models = [Path(files[0]) for files in group_shards(map(str, sorted(folder.glob("**/*.gguf")))).values()]
     if len(models) > 1:
-        names = ", ".join(path.name for path in list(models.values())[:4])
+        names = ", ".join(path.name for path in models[:4])
         raise OptionError(
             f"FROM {folder}: there are {len(models)} models in it ({names}); "
             "name one file, or its type as in hf.co/OWNER/NAME:Q4_K_M"
         )
-    return next(iter(models.values()), None)
+    return models[0] if models else None
 
 
 def _chat_template(path: Path) -> str | None:

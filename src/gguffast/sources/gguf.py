@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,11 +10,8 @@ from typing import Any, Self
 
 from gguffast.errors import FileError, FormatError
 from gguffast.gguf import KV, GGUFFile, TensorInfo
+from gguffast.shards import SPLIT_COUNT, SPLIT_NUMBER, SPLIT_TENSORS, parse_shard_name
 from gguffast.types import GGMLQuantizationType
-
-# llama.cpp's names of shards: %s-%05d-of-%05d.gguf, counted from 1.
-SHARD_NAME = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
-_SPLIT_NUMBER, _SPLIT_COUNT, _SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
 
 
 class GGUFTensor:
@@ -127,31 +123,31 @@ class GGUFSource:
         return file
 
     def _open_other_shards(self, path: Path) -> None:
-        count = self.metadata.get(_SPLIT_COUNT, 0)
+        count = self.metadata.get(SPLIT_COUNT, 0)
         if count <= 1:
             return
-        name = SHARD_NAME.match(path.name)
-        if not name or int(name["count"]) != count:
+        name = parse_shard_name(path.name)
+        if not name or name.total != count:
             raise FormatError(
                 f"{path}: one of {count} shards, but its name does not end in -00001-of-{count:05}.gguf; "
                 "give all shards their names back"
             )
-        paths = [path.with_name(f"{name['stem']}-{i + 1:05}-of-{count:05}.gguf") for i in range(count)]
-        if self.metadata.get(_SPLIT_NUMBER) != 0:
+        paths = [path.with_name(shard) for shard in name.all]
+        if self.metadata.get(SPLIT_NUMBER) != 0:
             raise FormatError(f"{path}: not the first of {count} shards; give the first one, {paths[0].name}")
         for number, shard in enumerate(paths[1:], 1):
-            found = self._open(shard).metadata.get(_SPLIT_NUMBER)
+            found = self._open(shard).metadata.get(SPLIT_NUMBER)
             if found != number:
                 raise FormatError(
-                    f"{shard}: {_SPLIT_NUMBER} is {found}, expected {number}; the shards were renamed"
+                    f"{shard}: {SPLIT_NUMBER} is {found}, expected {number}; the shards were renamed"
                 )
         self._check_shards(path)
 
     def _check_shards(self, path: Path) -> None:
-        expected = self.metadata.get(_SPLIT_TENSORS)
+        expected = self.metadata.get(SPLIT_TENSORS)
         if expected != len(self.tensors):
             raise FormatError(
-                f"{path}: {_SPLIT_TENSORS} is {expected}, but the shards hold {len(self.tensors)} tensors; "
+                f"{path}: {SPLIT_TENSORS} is {expected}, but the shards hold {len(self.tensors)} tensors; "
                 "they belong to different models"
             )
         seen: set[str] = set()
