@@ -16,11 +16,23 @@ from typing import Any
 
 import pytest
 
-from gguffast import DataError, FormatError, GGMLQuantizationType, GGUFFile, OptionError, recipe
+from gguffast import DataError, FormatError, GGMLQuantizationType, GGUFFile, OptionError
 from gguffast.errors import FileError
 from gguffast.filetypes import FILE_TYPES, FileType, LlamaFileType, parse_file_type
 from gguffast.gguf import KV, GGUFValueType
-from gguffast.recipe import Choice, Options, Override, Weight
+from gguffast.recipe.choose import Choice, check_choices, choose_types
+from gguffast.recipe.metadata import file_type_number, output_kvs
+from gguffast.recipe.model import Weight, order_key
+from gguffast.recipe.options import (
+    Options,
+    Override,
+    TensorRule,
+    parse_override,
+    parse_tensor_rule,
+    parse_tensor_type,
+    read_tensor_rules,
+    tensor_rule,
+)
 from support.gguf_files import GGUF
 
 T = GGMLQuantizationType
@@ -41,11 +53,11 @@ def parse_options(args: list[str]) -> tuple[Options, bool]:
         if word in ("--pure", "--leave-output-tensor", "--allow-requantize"):
             given[key] = True
         elif word in ("--output-tensor-type", "--token-embedding-type"):
-            given[key] = recipe.parse_tensor_type(next(words))
+            given[key] = parse_tensor_type(next(words))
         elif word == "--tensor-type":
-            given["tensor_types"].append(recipe.parse_tensor_rule(next(words)))
+            given["tensor_types"].append(parse_tensor_rule(next(words)))
         elif word == "--override-kv":
-            given["overrides"].append(recipe.parse_override(next(words)))
+            given["overrides"].append(parse_override(next(words)))
         else:
             assert (word, next(words)) == ("--imatrix", "FILE")
             has_imatrix = True
@@ -87,15 +99,15 @@ def test_choices_are_those_of_the_reference(
         with pytest.raises(OptionError, match=f"file type {file_type} is known, but not one that gguffast"):
             parse_file_type(file_type)
         return
-    choices = recipe.choose_types(metadata, tensors, parse_file_type(file_type), options, has_imatrix)
+    choices = choose_types(metadata, tensors, parse_file_type(file_type), options, has_imatrix)
     if "error" in expected:
         assert "requires an imatrix" in expected["error"]
         with pytest.raises(DataError, match=r"needs an importance matrix; give one with --imatrix or"):
-            recipe.check_choices(tensors, choices, options, has_imatrix)
+            check_choices(tensors, choices, options, has_imatrix)
         return
-    recipe.check_choices(tensors, choices, options, has_imatrix)
+    check_choices(tensors, choices, options, has_imatrix)
     chosen = {tensor[0]: choice.type.name for tensor, choice in zip(tensors, choices, strict=True)}
-    order = sorted(chosen, key=recipe.order_key)
+    order = sorted(chosen, key=order_key)
     assert [(n, chosen[n]) for n in order] == [(n, type_) for n, type_, _ in expected["tensors"]]
 
 
@@ -111,9 +123,9 @@ def test_made_up_models_get_the_types_of_the_reference(run: dict[str, Any]) -> N
         wanted = parse_file_type(file_type)
         if "error" in expected:
             with pytest.raises(DataError, match=r"tensor .*: expected a name blk.N"):
-                recipe.choose_types(metadata, tensors, wanted, options, has_imatrix)
+                choose_types(metadata, tensors, wanted, options, has_imatrix)
             continue
-        choices = recipe.choose_types(metadata, tensors, wanted, options, has_imatrix)
+        choices = choose_types(metadata, tensors, wanted, options, has_imatrix)
         assert [choice.type for choice in choices] == [TYPES[letter] for letter in expected["types"]], (
             file_type
         )
@@ -124,7 +136,7 @@ def test_made_up_models_get_the_types_of_the_reference(run: dict[str, Any]) -> N
 
 def choose(file_type: str, *tensors: Weight, options: Options | None = None, **metadata: Any) -> list[Choice]:
     facts = {"general.architecture": "llama", "llama.block_count": 8} | metadata
-    return recipe.choose_types(facts, tensors, parse_file_type(file_type), options)
+    return choose_types(facts, tensors, parse_file_type(file_type), options)
 
 
 V = [(f"blk.{i}.attn_v.weight", (256, 256), T.F16) for i in range(8)]
@@ -159,7 +171,7 @@ def test_mixtures_need_the_block_count_but_plain_types_do_not() -> None:
 
 
 def check(tensor: Weight, choice: Choice, options: Options | None = None) -> None:
-    recipe.check_choices([tensor], [choice], options or Options())
+    check_choices([tensor], [choice], options or Options())
 
 
 def test_quantizing_again_must_be_allowed() -> None:
@@ -188,7 +200,7 @@ def test_q2_k_s_needs_an_importance_matrix_even_for_tensors_that_are_q2_k_alread
     assert choice == Choice(T.Q2_K, None, needs_imatrix=True)
     with pytest.raises(DataError, match="needs an importance matrix"):
         check(tensor, choice)
-    recipe.check_choices([tensor], [choice], Options(), has_imatrix=True)
+    check_choices([tensor], [choice], Options(), has_imatrix=True)
     assert not choose("Q2_K", tensor)[0].needs_imatrix
 
 
@@ -207,7 +219,7 @@ def test_a_forced_type_that_does_not_divide_the_rows_is_an_error(type_: str) -> 
     [
         Options(output_tensor_type=T.IQ2_XXS),
         Options(token_embedding_type=T.MXFP4),
-        Options(tensor_types=[recipe.TensorRule(recipe.tensor_rule("a", "q8_0").pattern, T.I8)]),
+        Options(tensor_types=[TensorRule(tensor_rule("a", "q8_0").pattern, T.I8)]),
     ],
 )
 def test_types_without_codec_cannot_be_asked_for(options: Options) -> None:
@@ -279,16 +291,16 @@ def test_unknown_file_types_get_a_suggestion(text: str, message: str) -> None:
 
 
 def test_tensor_types() -> None:
-    assert recipe.parse_tensor_type("q4_k") is T.Q4_K
-    assert recipe.parse_tensor_type(T.BF16) is T.BF16
+    assert parse_tensor_type("q4_k") is T.Q4_K
+    assert parse_tensor_type(T.BF16) is T.BF16
     with pytest.raises(OptionError, match=r"unknown tensor type 'q4_k_m'; did you mean Q4_K"):
-        recipe.parse_tensor_type("q4_k_m")
+        parse_tensor_type("q4_k_m")
     with pytest.raises(OptionError, match=r"tensor type IQ3_S is known, but .* yet; choose one of F32, "):
-        recipe.parse_tensor_type("iq3_s")
+        parse_tensor_type("iq3_s")
 
 
 def test_a_tensor_rule_is_lower_cased_and_searched() -> None:
-    rule = recipe.parse_tensor_rule(r"BLK\.[0-3]\.FFN_(up|gate)=Q5_K")
+    rule = parse_tensor_rule(r"BLK\.[0-3]\.FFN_(up|gate)=Q5_K")
     assert rule.type is T.Q5_K
     assert rule.pattern.search("blk.2.ffn_gate_exps.weight")
     assert not rule.pattern.search("blk.4.ffn_gate.weight")
@@ -312,13 +324,13 @@ def test_a_tensor_rule_is_lower_cased_and_searched() -> None:
 )
 def test_bad_tensor_rules(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        recipe.parse_tensor_rule(text)
+        parse_tensor_rule(text)
 
 
 def test_tensor_rules_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "types.txt"
     path.write_text("attn_v=q8_0 ffn_down=q6_k\n\n  token_embd=f16\t")
-    rules = recipe.read_tensor_rules(path)
+    rules = read_tensor_rules(path)
     assert [(r.pattern.pattern, r.type) for r in rules] == [
         ("attn_v", T.Q8_0),
         ("ffn_down", T.Q6_K),
@@ -326,9 +338,9 @@ def test_tensor_rules_from_a_file(tmp_path: Path) -> None:
     ]
     path.write_text("attn_v=q8_0\nattn_k")
     with pytest.raises(OptionError, match=r"types\.txt: cannot read tensor type 'attn_k'"):
-        recipe.read_tensor_rules(path)
+        read_tensor_rules(path)
     with pytest.raises(FileError, match=r"none\.txt: cannot read the tensor types: No such file"):
-        recipe.read_tensor_rules(tmp_path / "none.txt")
+        read_tensor_rules(tmp_path / "none.txt")
 
 
 @pytest.mark.parametrize(
@@ -344,7 +356,7 @@ def test_tensor_rules_from_a_file(tmp_path: Path) -> None:
     ],
 )
 def test_overrides(text: str, value: object) -> None:
-    override = recipe.parse_override(text)
+    override = parse_override(text)
     assert override == ("k", value)
     assert type(override.value) is type(value)
 
@@ -370,7 +382,7 @@ def test_overrides(text: str, value: object) -> None:
 )
 def test_bad_overrides(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        recipe.parse_override(text)
+        parse_override(text)
 
 
 # --- order and metadata -------------------------------------------------------------------------------------
@@ -390,7 +402,7 @@ def test_output_order_is_by_layer_then_name() -> None:
         "blk.10.a",
     ]
     for some in itertools.islice(itertools.permutations(names), 0, 5000, 97):
-        assert sorted(some, key=recipe.order_key) == expected
+        assert sorted(some, key=order_key) == expected
 
 
 def pairs(rows: list[Any]) -> list[KV]:
@@ -401,28 +413,28 @@ def pairs(rows: list[Any]) -> list[KV]:
 def test_output_metadata_is_that_of_the_reference(run: dict[str, Any]) -> None:
     source = OUTPUT_KVS["sources"][run["source"]]
     kvs = pairs(source["kvs"])
-    overrides = [recipe.parse_override(text) for text in run["overrides"]]
+    overrides = [parse_override(text) for text in run["overrides"]]
     tensors = [(name, ne, T[type_]) for name, ne, type_ in source["tensors"]]
-    number = recipe.file_type_number(
+    number = file_type_number(
         parse_file_type(run["file_type"]), {kv.key: kv.value for kv in kvs}, tensors, overrides
     )
-    assert recipe.output_kvs(kvs, number, overrides) == pairs(run["kvs"])
+    assert output_kvs(kvs, number, overrides) == pairs(run["kvs"])
 
 
 def test_metadata_of_the_importance_matrix_come_last() -> None:
     extra = [KV("quantize.imatrix.file", GGUFValueType.STRING, b"\0" * 8)]
-    out = recipe.output_kvs(extra, 7, [Override("a", 1)], extra)
+    out = output_kvs(extra, 7, [Override("a", 1)], extra)
     assert [kv.key for kv in out] == ["general.quantization_version", "general.file_type", "a", extra[0].key]
 
 
 def test_overrides_from_python_are_checked_too() -> None:
     with pytest.raises(OptionError, match=r"general\.alignment cannot be overridden"):
-        recipe.output_kvs([], 7, [Override("general.alignment", 64)])
+        output_kvs([], 7, [Override("general.alignment", 64)])
 
 
 @pytest.mark.parametrize("file_type", list(FILE_TYPES.values()), ids=lambda file_type: file_type.name)
 def test_the_output_says_its_file_type(file_type: FileType) -> None:
-    number = recipe.file_type_number(file_type, {"general.file_type": 99}, [])
+    number = file_type_number(file_type, {"general.file_type": 99}, [])
     assert number == (99 if file_type.copies else file_type.number)
 
 

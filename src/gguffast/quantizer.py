@@ -10,14 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gguffast import engine, recipe
+from gguffast import engine
 from gguffast import imatrix as imatrices
 from gguffast.engine import Progress
 from gguffast.errors import DataError, FormatError, OptionError
 from gguffast.files import OutputFile, check_output
 from gguffast.filetypes import FileType, parse_file_type
 from gguffast.plan import Plan, Target, make_plan
-from gguffast.recipe import Choice, Options, Override, TensorRule
+from gguffast.recipe.choose import Choice, check_choices, choose_types
+from gguffast.recipe.metadata import file_type_number, output_kvs
+from gguffast.recipe.model import output_order
+from gguffast.recipe.options import (
+    Options,
+    Override,
+    TensorRule,
+    check_override,
+    parse_tensor_type,
+    tensor_rule,
+)
 from gguffast.shards import parse_shard_name
 from gguffast.sources import Source, SourceTensor
 from gguffast.sources.gguf import GGUFSource
@@ -285,7 +295,7 @@ def read_settings(
         leave_output_tensor=leave_output_tensor,
         output_tensor_type=_tensor_type(output_tensor_type),
         token_embedding_type=_tensor_type(token_embedding_type),
-        tensor_types=[r if isinstance(r, TensorRule) else recipe.tensor_rule(*r) for r in tensor_types],
+        tensor_types=[r if isinstance(r, TensorRule) else tensor_rule(*r) for r in tensor_types],
         allow_requantize=allow_requantize,
         overrides=_overrides(override_kv),
     )
@@ -295,15 +305,15 @@ def read_settings(
 def make_job(source: Source, file_type: FileType, settings: Settings) -> Job:
     """Decide what quantization makes of a model."""
     options, matrix = settings.options, settings.matrix
-    tensors = recipe.output_order(source.tensors)
+    tensors = output_order(source.tensors)
     weights = [(t.name, t.ne, t.type) for t in tensors]
     try:
-        choices = recipe.choose_types(source.metadata, weights, file_type, options, matrix is not None)
-        recipe.check_choices(weights, choices, options, matrix is not None)
+        choices = choose_types(source.metadata, weights, file_type, options, matrix is not None)
+        check_choices(weights, choices, options, matrix is not None)
     except (DataError, FormatError) as error:
         raise type(error)(f"{source.paths[0]}: {error}") from None
-    number = recipe.file_type_number(file_type, source.metadata, weights, options.overrides)
-    kvs = recipe.output_kvs(source.kvs, number, options.overrides, matrix.kvs() if matrix else ())
+    number = file_type_number(file_type, source.metadata, weights, options.overrides)
+    kvs = output_kvs(source.kvs, number, options.overrides, matrix.kvs() if matrix else ())
     return Job(kvs, tensors, choices, matrix)
 
 
@@ -424,12 +434,12 @@ def thread_count(threads: int | None) -> int:
 
 
 def _tensor_type(name: str | GGMLQuantizationType | None) -> GGMLQuantizationType | None:
-    return None if name is None else recipe.parse_tensor_type(name)
+    return None if name is None else parse_tensor_type(name)
 
 
 def _overrides(given: Mapping[str, bool | int | float | str] | Iterable[Override]) -> list[Override]:
     pairs = given.items() if isinstance(given, Mapping) else given
-    return [recipe.check_override(Override(key, value)) for key, value in pairs]
+    return [check_override(Override(key, value)) for key, value in pairs]
 
 
 def _types(targets: Sequence[Target]) -> dict[str, TypeShare]:

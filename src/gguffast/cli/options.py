@@ -68,13 +68,11 @@ def add_host(parser: argparse.ArgumentParser) -> None:
 
 def recipe_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Give what :func:`add_recipe_options` declared as keyword arguments of :func:`gguffast.quantize`."""
-    from gguffast import recipe
+    from gguffast.recipe.options import parse_override, parse_tensor_rule, read_tensor_rules
 
     rules = []
     for option, value in getattr(args, "tensor_types", []):
-        rules += (
-            recipe.read_tensor_rules(value) if option.endswith("-file") else [recipe.parse_tensor_rule(value)]
-        )
+        rules += read_tensor_rules(value) if option.endswith("-file") else [parse_tensor_rule(value)]
     return {
         "imatrix": args.imatrix,
         "leave_output_tensor": args.leave_output_tensor,
@@ -84,7 +82,7 @@ def recipe_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "tensor_types": rules,
         "include_weights": args.include_weights,
         "exclude_weights": args.exclude_weights,
-        "override_kv": [recipe.parse_override(text) for text in args.override_kv],
+        "override_kv": [parse_override(text) for text in args.override_kv],
     }
 
 

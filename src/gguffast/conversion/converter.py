@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gguffast import _core, engine, recipe
+from gguffast import _core, engine
 from gguffast.conversion.architecture import Architecture, Facts
 from gguffast.conversion.architectures import find_architecture
 from gguffast.conversion.hparams import Hparams, class_name, read_config
@@ -22,7 +22,8 @@ from gguffast.files import check_output
 from gguffast.filetypes import FileType, LlamaFileType, parse_file_type
 from gguffast.gguf import KV, GGUFValueType, kv
 from gguffast.quantizer import Job, Result, Settings, make_job, read_settings, thread_count
-from gguffast.recipe import Choice, Override, TensorRule
+from gguffast.recipe.choose import Choice
+from gguffast.recipe.options import Options, Override, TensorRule
 from gguffast.shards import shard_paths
 from gguffast.sources import SourceTensor
 from gguffast.sources.checkpoint import Checkpoint, guess_dtype, open_checkpoint
@@ -180,7 +181,7 @@ def _check_options(
     if vocab_only and any(limits):
         raise OptionError("--vocab-only and --split-max-* do not go together: there is nothing to split")
     if not isinstance(wanted, FileType) and (
-        settings.matrix or settings.options != recipe.Options(tensor_types=[], overrides=[])
+        settings.matrix or settings.options != Options(tensor_types=[], overrides=[])
     ):
         raise OptionError(
             "quantization options (--imatrix, --pure, --tensor-type, ...) need a quantized type, "

@@ -1,0 +1,170 @@
+"""The type of each tensor: the mixture's, unless its shape or the user says something else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gguffast.errors import DataError, OptionError
+from gguffast.filetypes import FileType
+from gguffast.recipe.mixtures import Mixture
+from gguffast.recipe.model import Model, Role, Weight, is_quantizable, order_key, role_of
+from gguffast.recipe.options import Options, parse_tensor_type
+from gguffast.types import GGMLQuantizationType
+
+T = GGMLQuantizationType
+
+#: What rows get that are no multiple of the 256 weights of a block: a type with blocks of 32.
+_FALLBACK = {
+    T.IQ4_XS: T.IQ4_NL,
+    T.Q2_K: T.Q4_0,
+    T.Q3_K: T.Q4_0,
+    T.Q4_K: T.Q5_0,
+    T.Q5_K: T.Q5_1,
+    T.Q6_K: T.Q8_0,
+}
+
+
+def _fitting(type_: GGMLQuantizationType, ncols: int) -> GGMLQuantizationType:
+    """Return `type_`, or what stands in for it where rows of `ncols` are not whole blocks."""
+    if ncols % type_.info.block_size:
+        type_ = _FALLBACK.get(type_, type_)
+    return T.F16 if ncols % type_.info.block_size else type_
+
+
+class Choice(NamedTuple):
+    """What becomes of a tensor.
+
+    Attributes
+    ----------
+    type : GGMLQuantizationType
+        Its type in the output; the one it has already means that its bytes are copied.
+    fallback_from : GGMLQuantizationType or None
+        The type it would have got if its rows were whole blocks of it.
+    needs_imatrix : bool
+        True if it must not be quantized without importances.
+    """
+
+    type: GGMLQuantizationType
+    fallback_from: GGMLQuantizationType | None = None
+    needs_imatrix: bool = False
+
+
+def choose_types(
+    metadata: Mapping[str, Any],
+    tensors: Sequence[Weight],
+    file_type: FileType,
+    options: Options | None = None,
+    has_imatrix: bool = False,
+) -> list[Choice]:
+    """Choose the type of each tensor.
+
+    Parameters
+    ----------
+    metadata : mapping
+        The source's; `general.architecture`, and that architecture's block, head and expert counts are read.
+    tensors : sequence of (name, ne, type)
+        In any order: layers are counted in output order.
+    file_type : FileType
+        From `parse_file_type`.
+    options : Options, optional
+    has_imatrix : bool
+        Whether there are importances; some mixtures spend fewer bits then.
+
+    Returns
+    -------
+    list of Choice
+        One a tensor, in the order of `tensors`. See `check_choices` for what would stop the work.
+
+    Raises
+    ------
+    OptionError
+        A type that the user set cannot be produced, or does not divide the rows of its tensor.
+    FormatError, DataError
+        The metadata has no block count, or layer numbers disagree with it, and the mixture needs them.
+    """
+    options = options or Options()
+    named = [rule.type for rule in options.tensor_types]
+    for wanted in (options.output_tensor_type, options.token_embedding_type, *named):
+        if wanted is not None:
+            parse_tensor_type(wanted)
+    if file_type.type is None:
+        return [Choice(type_) for _, _, type_ in tensors]
+    model = Model.from_metadata(metadata, options.overrides)
+    mixture = Mixture(model, file_type, options, has_imatrix, (name for name, _, _ in tensors))
+    chosen: dict[int, Choice] = {}
+    for i in sorted(range(len(tensors)), key=lambda i: order_key(tensors[i][0])):
+        name, ne, type_ = tensors[i]
+        keep = not is_quantizable(name, ne, model.architecture)
+        if keep or (options.leave_output_tensor and name == "output.weight"):
+            chosen[i] = Choice(type_)
+        else:
+            chosen[i] = _choose(name, ne[0], file_type, options, mixture)
+    return [chosen[i] for i in range(len(tensors))]
+
+
+def _choose(name: str, ncols: int, file_type: FileType, options: Options, mixture: Mixture) -> Choice:
+    assert file_type.type is not None
+    named = next((rule.type for rule in options.tensor_types if rule.pattern.search(name)), None)
+    role = role_of(name)
+    if role is Role.TOKEN_EMBEDDING and options.token_embedding_type is not None:
+        # The per-layer table follows --token-embedding-type, but it is a large one: a rule may name it.
+        if not (name == "per_layer_token_embd.weight" and named is not None):
+            return _forced(name, ncols, "--token-embedding-type", options.token_embedding_type, file_type)
+    elif role is Role.OUTPUT and options.output_tensor_type is not None:
+        return _forced(name, ncols, "--output-tensor-type", options.output_tensor_type, file_type)
+    if not file_type.type.info.quantized:
+        return Choice(file_type.type)
+    if named is not None:
+        wanted = named
+    elif options.pure:
+        wanted = file_type.type
+    else:
+        wanted = mixture.type_for(name, ncols)
+    type_ = _fitting(wanted, ncols)
+    return Choice(type_, None if type_ is wanted else wanted, _needs_imatrix(name, type_, file_type))
+
+
+def _forced(name: str, ncols: int, option: str, type_: GGMLQuantizationType, file_type: FileType) -> Choice:
+    if ncols % type_.info.block_size:
+        raise OptionError(
+            f"tensor {name}: rows of {ncols} are not whole blocks of {type_.info.block_size}, "
+            f"which {option} {type_.name} needs; take {_fitting(type_, ncols).name}"
+        )
+    return Choice(type_, None, _needs_imatrix(name, type_, file_type))
+
+
+def _needs_imatrix(name: str, type_: GGMLQuantizationType, file_type: FileType) -> bool:
+    special = role_of(name) in (Role.OUTPUT, Role.TOKEN_EMBEDDING)
+    return type_ is T.Q2_K and file_type.name == "Q2_K_S" and not special
+
+
+def check_choices(
+    tensors: Sequence[Weight], choices: Sequence[Choice], options: Options, has_imatrix: bool = False
+) -> None:
+    """Raise what would stop the work before it starts.
+
+    Raises
+    ------
+    DataError
+        A tensor is quantized already and would get another type without `Options.allow_requantize`, its type
+        cannot be decoded, or it must not be quantized without an importance matrix and there is none.
+    """
+    for (name, _, type_), choice in zip(tensors, choices, strict=True):
+        if choice.needs_imatrix and not has_imatrix:
+            raise DataError(
+                f"tensor {name}: {choice.type.name} in a file of this type needs an importance matrix; "
+                "give one with --imatrix or choose a larger file type"
+            )
+        if choice.type is type_:
+            continue
+        if type_.info.quantized and not options.allow_requantize:
+            raise DataError(
+                f"tensor {name} is quantized already ({type_.name}) and would become {choice.type.name}; "
+                "start from an F16, BF16 or F32 file, or accept the loss with --allow-requantize"
+            )
+        if not type_.info.has_codec:
+            raise DataError(
+                f"tensor {name} is {type_.name}, which gguffast cannot turn into {choice.type.name}; "
+                "start from an F16, BF16 or F32 file"
+            )
