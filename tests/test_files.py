@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gguffast import files
-from gguffast.errors import FileError, OptionError
-from gguffast.files import OutputFile, check_output, format_bytes
+from gguffast.errors import FileError, FormatError, OptionError
+from gguffast.files import OutputFile, check_output, format_bytes, read_file
 
 
 def write(path: Path, data: bytes) -> None:
@@ -220,3 +220,30 @@ def test_interrupted_while_it_is_created(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt), OutputFile(tmp_path / "out", 1):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_a_small_file_is_read_whole(tmp_path):
+    (tmp_path / "f").write_bytes(b"text")
+    assert read_file(tmp_path / "f", "the notes") == b"text"
+
+
+def test_a_file_may_be_too_large_for_what_it_should_be(tmp_path):
+    (tmp_path / "f").write_bytes(bytes(11))
+    assert read_file(tmp_path / "f", "the notes", 11) == bytes(11)
+    with pytest.raises(FormatError, match=r"f: 11 B are more than the notes can have \(10 B\)"):
+        read_file(tmp_path / "f", "the notes", 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("pipe", "not a regular file"), (".", "a folder"), ("none", "No such file"), ("a\0b", "null")],
+)
+def test_what_is_no_file_is_refused_in_words(tmp_path, name, words):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match=words):
+        read_file(tmp_path / name, "the notes")
+
+
+def test_devices_are_refused():
+    with pytest.raises(FileError, match="/dev/zero: it is not a regular file"):
+        read_file("/dev/zero", "the notes")

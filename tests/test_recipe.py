@@ -339,7 +339,7 @@ def test_tensor_rules_from_a_file(tmp_path: Path) -> None:
     path.write_text("attn_v=q8_0\nattn_k")
     with pytest.raises(OptionError, match=r"types\.txt: cannot read tensor type 'attn_k'"):
         read_tensor_rules(path)
-    with pytest.raises(FileError, match=r"none\.txt: cannot read the tensor types: No such file"):
+    with pytest.raises(FileError, match=r"cannot read .*none\.txt: No such file"):
         read_tensor_rules(tmp_path / "none.txt")
 
 

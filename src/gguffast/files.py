@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gguffast.errors import FileError, OptionError
+from gguffast.errors import FileError, FormatError, OptionError
 
 
 def check_output(path: Path, inputs: list[Path], *, force: bool) -> None:
@@ -160,6 +160,39 @@ class OutputFile:
                 os.unlink(self._temp)
             os.close(self._fd)
             self._fd = -1
+
+
+def read_file(path: str | os.PathLike[str], what: str, limit: int = 64 << 20) -> bytes:
+    """Read a small file whole: options, configuration, templates.
+
+    Parameters
+    ----------
+    path : path-like
+        A regular file: a pipe would block, a device never ends.
+    what : str
+        What it should be, for messages: ``"the Modelfile"``.
+    limit : int
+        Most bytes that such a file may have.
+
+    Raises
+    ------
+    FileError
+        It is missing, no regular file, or cannot be read.
+    FormatError
+        It is too large to be what it should be.
+    """
+    from gguffast.reading import LocalFile
+
+    file = LocalFile(path)
+    try:
+        if file.size > limit:
+            raise FormatError(
+                f"{path}: {format_bytes(file.size)} are more than {what} can have "
+                f"({format_bytes(limit)}); is it the right file?"
+            )
+        return bytes(file.read(0, file.size, what))
+    finally:
+        file.close()
 
 
 def cache_folder() -> Path:

@@ -346,7 +346,7 @@ def write_imatrix(path, sizes):
         ),
         ("--tensor-type ffn=q9 wide-F16.gguf out.gguf q4_k_m", "unknown tensor type 'q9'"),
         ("--tensor-type-file rules wide-F16.gguf out.gguf q4_k_m", "rules: unknown tensor type 'no_such'"),
-        ("--tensor-type-file none wide-F16.gguf out.gguf q4_k_m", "none: cannot read the tensor types"),
+        ("--tensor-type-file none wide-F16.gguf out.gguf q4_k_m", "cannot read none: No such file"),
         ("--output-tensor-type q9 wide-F16.gguf out.gguf q4_k_m", "unknown tensor type 'q9'"),
         ("--override-kv a=b wide-F16.gguf out.gguf q4_k_m", "cannot read override 'a=b'"),
         ("--override-kv a=int:x wide-F16.gguf out.gguf q4_k_m", "'x' is not a value of type int"),

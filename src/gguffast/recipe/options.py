@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gguffast.errors import FileError, OptionError, did_you_mean
+from gguffast.errors import OptionError, did_you_mean
+from gguffast.files import read_file
 from gguffast.types import GGMLQuantizationType
 
 T = GGMLQuantizationType
@@ -119,12 +120,8 @@ def parse_tensor_rule(text: str) -> TensorRule:
 
 def read_tensor_rules(path: str | Path) -> list[TensorRule]:
     """Read a ``--tensor-type-file``: ``REGEX=TYPE`` items, separated by spaces or newlines."""
-    try:
-        items = Path(path).read_bytes().split()
-    except OSError as error:
-        raise FileError(f"{path}: cannot read the tensor types: {error.strerror}") from None
     rules = []
-    for item in items:
+    for item in read_file(path, "a list of tensor types", 1 << 20).split():
         try:
             rules.append(parse_tensor_rule(item.decode("utf-8", "replace")))
         except OptionError as error:
