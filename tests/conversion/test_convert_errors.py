@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Callable[[Path], None], type[GGUFFastError], str]] = {
         r"config.json.* line 2, column 6",
     ),
     "config is not UTF-8": (text("config.json", b'{"a": "\xff"}'), FormatError, "config.json.*not UTF-8"),
-    "config is a list": (text("config.json", "[1]"), FormatError, "expected a JSON object.*found list"),
+    "config is a list": (text("config.json", "[1]"), FormatError, "expected a JSON object.*found a list"),
     "config is deep": (text("config.json", "[" * 100_000), FormatError, "config.json"),
     "no class": (config(architectures=...), FormatError, '"architectures"'),
     "class of a wrong kind": (config(architectures=[7]), FormatError, '"architectures"'),
@@ -96,6 +96,11 @@ CASES: dict[str, tuple[Callable[[Path], None], type[GGUFFastError], str]] = {
     ),
     "more layers than there are": (
         config(num_hidden_layers=10**9),
+        FormatError,
+        '"num_hidden_layers" is 1000000000; expected a whole number from 1 to 512',
+    ),
+    "one layer more than there are": (
+        config(num_hidden_layers=3),
         FormatError,
         r"model\.layers\.2\.[\w.]+ is missing",
     ),

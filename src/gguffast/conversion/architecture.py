@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguffast.conversion.hparams import Default, Hparams
+from gguffast.documents import FLOAT32_MAX, UINT32_MAX
 from gguffast.errors import FormatError, OptionError
 from gguffast.gguf import KV, GGUFValueType, kv
 
@@ -113,12 +114,18 @@ class Architecture:
     vocabulary: Callable[[Hparams], dict[str, Any]] = lambda hparams: {"kinds": ("bpe",)}
 
 
+MAX_LAYERS = 512
+"""As many as llama.cpp loads (``LLAMA_MAX_LAYERS``)."""
+
+MAX_WIDTH = 1 << 16
+"""Widest head of attention; real ones have up to 576 numbers."""
+
 # Sizes
 
 
 def size(key: str, times: int = 1) -> Size:
     """Take a size from the configuration."""
-    return lambda h: h.integer(key) * times
+    return lambda h: h.integer(key, 1) * times
 
 
 def one(h: Hparams) -> int:
@@ -128,14 +135,14 @@ def one(h: Hparams) -> int:
 
 def head_dim(h: Hparams) -> int:
     """Width of one attention head."""
-    if h.get("head_dim") is not None:
-        return h.integer("head_dim")
-    return h.integer("hidden_size") // h.integer("num_attention_heads")
+    if h.get("head_dim") is None:
+        return HIDDEN(h) // HEADS(h)
+    return h.integer("head_dim", 1, MAX_WIDTH)
 
 
 def kv_heads(h: Hparams) -> int:
     """Heads of keys and values; as many as queries have, if the configuration does not say."""
-    return h.integer("num_attention_heads" if h.get("num_key_value_heads") is None else "num_key_value_heads")
+    return HEADS(h) if h.get("num_key_value_heads") is None else h.integer("num_key_value_heads", 1)
 
 
 def query_width(h: Hparams) -> int:
@@ -146,6 +153,11 @@ def query_width(h: Hparams) -> int:
 def kv_width(h: Hparams) -> int:
     """Width of all key heads together."""
     return kv_heads(h) * head_dim(h)
+
+
+def layers(h: Hparams) -> int:
+    """Count the layers."""
+    return h.integer("num_hidden_layers", 1, MAX_LAYERS)
 
 
 HEADS = size("num_attention_heads")
@@ -218,8 +230,10 @@ def uint(name: str, value: str | Callable[[Hparams], int | None]) -> Key:
 
     def key(facts: Facts) -> Iterator[KV]:
         h = facts.hparams
-        number = _integer(h, value) if isinstance(value, str) else value(h)
+        number = h.integer(value, default=None) if isinstance(value, str) else value(h)
         if number is not None:
+            if not 0 <= number <= UINT32_MAX:
+                raise _impossible(h, name, facts)
             yield kv(name.format(arch=facts.name), number, GGUFValueType.UINT32)
 
     return key
@@ -230,19 +244,19 @@ def real(name: str, value: str | Callable[[Hparams], float | None], *, unless_ze
 
     def key(facts: Facts) -> Iterator[KV]:
         h = facts.hparams
-        number = _number(h, value) if isinstance(value, str) else value(h)
+        number = h.number(value, default=None) if isinstance(value, str) else value(h)
         if number is not None and not (unless_zero and number == 0):
+            if not abs(number) <= FLOAT32_MAX:
+                raise _impossible(h, name, facts)
             yield kv(name.format(arch=facts.name), number, GGUFValueType.FLOAT32)
 
     return key
 
 
-def _integer(h: Hparams, key: str) -> int | None:
-    return None if h.get(key) is None else h.integer(key, 0)
-
-
-def _number(h: Hparams, key: str) -> float | None:
-    return None if h.get(key) is None else h.number(key)
+def _impossible(h: Hparams, name: str, facts: Facts) -> FormatError:
+    return FormatError(
+        f"{h.path}: its values make {name.format(arch=facts.name)} a number that no file can hold"
+    )
 
 
 def file_type(facts: Facts) -> Iterator[KV]:
@@ -278,20 +292,20 @@ def rope_scaling(facts: Facts) -> Iterator[KV]:
             f'{h.path}: rope type "{kind}" is not supported; known: linear, yarn, longrope, llama3, dynamic'
         )
     yield kv(f"{prefix}.type", kind, GGUFValueType.STRING)
-    yield kv(f"{prefix}.factor", h.rope_number("factor"), GGUFValueType.FLOAT32)
+    yield kv(f"{prefix}.factor", h.rope.number("factor"), GGUFValueType.FLOAT32)
     if kind == "linear":
         return
-    context = int(h.rope_number("original_max_position_embeddings"))
+    context = h.rope.integer("original_max_position_embeddings")
     yield kv(f"{prefix}.original_context_length", context, GGUFValueType.UINT32)
     for name, keys in _YARN:
         key = next((key for key in keys if h.rope.get(key) is not None), None)
         if key:
-            yield kv(f"{prefix}.{name}", h.rope_number(key), GGUFValueType.FLOAT32)
+            yield kv(f"{prefix}.{name}", h.rope.number(key), GGUFValueType.FLOAT32)
 
 
 def rope_theta(h: Hparams) -> float | None:
     """Give the base frequency of the rotary embedding."""
-    return None if h.rope.get("rope_theta") is None else h.rope_number("rope_theta")
+    return h.rope.number("rope_theta", default=None)
 
 
 def rope_theta_local(h: Hparams) -> float | None:
@@ -301,7 +315,7 @@ def rope_theta_local(h: Hparams) -> float | None:
 
 CONTEXT_LENGTH = uint("{arch}.context_length", "max_position_embeddings")
 EMBEDDING_LENGTH = uint("{arch}.embedding_length", HIDDEN)
-BLOCK_COUNT = uint("{arch}.block_count", size("num_hidden_layers"))
+BLOCK_COUNT = uint("{arch}.block_count", layers)
 FEED_FORWARD_LENGTH = uint("{arch}.feed_forward_length", FEED_FORWARD)
 HEAD_COUNT = uint("{arch}.attention.head_count", HEADS)
 HEAD_COUNT_KV = uint("{arch}.attention.head_count_kv", kv_heads)
@@ -349,9 +363,9 @@ def llama3_rope(h: Hparams) -> Iterator[Generated]:
     import numpy as np
 
     width = head_dim(h)
-    theta, factor = h.rope_number("rope_theta", 10000.0), h.rope_number("factor", 8.0)
-    low, high = h.rope_number("low_freq_factor", 1.0), h.rope_number("high_freq_factor", 4.0)
-    context = h.rope_number("original_max_position_embeddings", 8192.0)
+    theta, factor = h.rope.number("rope_theta", default=10000.0), h.rope.number("factor", default=8.0)
+    low, high = h.rope.number("low_freq_factor", default=1.0), h.rope.number("high_freq_factor", default=4.0)
+    context = h.rope.number("original_max_position_embeddings", default=8192.0)
     # Beyond these bounds float32 overflows somewhere; no model comes near them.
     if not (1 <= theta < 1e30 and 0 < factor < 1e30 and 0 < low < high < 1e30 and 0 < context < 1e30):
         raise FormatError(

@@ -205,7 +205,7 @@ class _Model:
         self.tensors: list[Mapped] = []
         self.auto = LlamaFileType.MOSTLY_F16
         if not vocab_only:
-            self._map(open_checkpoint(folder, self.hparams.mapping("quantization_config")))
+            self._map(open_checkpoint(folder, self.hparams.within("quantization_config").values))
         else:
             # The file type is that of the weights, if there are any.
             with contextlib.suppress(FileError, FormatError):

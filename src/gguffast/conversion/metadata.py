@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gguffast.conversion.hparams import read_json
+from gguffast.documents import read_json
 from gguffast.errors import FileError, FormatError, OptionError
 from gguffast.gguf import KV, GGUFValueType, kv
 

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gguffast.conversion.architecture import Architecture, Rule
+from gguffast.conversion.architecture import Architecture, Rule, layers
 from gguffast.conversion.hparams import Hparams
+from gguffast.documents import short
 from gguffast.errors import FormatError
 from gguffast.sources.lazy import LazyTensor, from_array, map_f32, permute_rows, reshape, slice_rows, stack
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+_NUMBER = re.compile(r"(?<=\.)[0-9]{1,9}(?=\.|$)")
 _ENDING = re.compile(r"\.(weight|bias)$")
 
 # Buffers that old checkpoints carry along, and the parts of a multimodal model that are not its text model.
@@ -80,7 +81,7 @@ class _Mapping:
         self._architecture = architecture
         self._h = hparams
         self._vocabulary = vocabulary
-        self._layers = hparams.integer("num_hidden_layers")
+        self._layers = layers(hparams)
         self._experts = architecture.experts(hparams) if architecture.experts else 0
         self._waiting: dict[int, dict[tuple[str, int], LazyTensor]] = {}
         self._stacked = [pattern for pattern in architecture.tensors if "{e}" in pattern]
@@ -116,14 +117,14 @@ class _Mapping:
     def _place(self, name: str) -> _Place:
         plain = name.replace("language_model.", "")
         if plain in self._seen:
-            raise self._error(f"tensor {name} is there twice")
+            raise self._error(f"tensor {short(name)} is there twice")
         self._seen.add(plain)
         numbers = [int(n) for n in _NUMBER.findall(plain)][:2]
         ending = _ENDING.search(plain)
         slots = iter(("{i}", "{e}"))
         pattern = _NUMBER.sub(lambda match: next(slots, match[0]), _ENDING.sub("", plain))
         if pattern not in self._architecture.tensors:
-            raise self._error(f"tensor {name}: {self._architecture.hf_class} has no such tensor")
+            raise self._error(f"tensor {short(name)}: {self._architecture.hf_class} has no such tensor")
         place = _Place(pattern, ending[0] if ending else "", *numbers, *(None,) * (2 - len(numbers)))
         self._check_range(name, "layer", place.layer, self._layers)
         self._check_range(name, "expert", place.expert, self._experts)
@@ -131,7 +132,9 @@ class _Mapping:
 
     def _check_range(self, name: str, what: str, number: int | None, count: int) -> None:
         if number is not None and number >= count:
-            raise self._error(f"tensor {name}: {what} {number}, but {self._h.path} says there are {count}")
+            raise self._error(
+                f"tensor {short(name)}: {what} {number}, but {self._h.path} says there are {count}"
+            )
 
     def _check_shape(self, name: str, tensor: LazyTensor, rule: Rule, ending: str) -> None:
         expected = tuple(size(self._h) for size in rule.shape)
@@ -139,7 +142,8 @@ class _Mapping:
             expected = expected[:1]
         if tensor.shape != expected:
             raise self._error(
-                f"tensor {name}: shape {list(tensor.shape)}, but {self._h.path} makes it {list(expected)}"
+                f"tensor {short(name)}: shape {list(tensor.shape)}, "
+                f"but {self._h.path} makes it {list(expected)}"
             )
 
     def _take_expert(
@@ -147,7 +151,7 @@ class _Mapping:
     ) -> Iterator[Mapped]:
         group = self._waiting.setdefault(layer, {})
         if (pattern, expert) in group:
-            raise self._error(f"tensor {name} is there twice")
+            raise self._error(f"tensor {short(name)} is there twice")
         group[pattern, expert] = tensor
         if len(group) < len(self._stacked) * self._experts:
             return
@@ -172,7 +176,7 @@ class _Mapping:
 
     def _named(self, name: str, tensor: LazyTensor, hf_name: str) -> Mapped:
         if name in self._seen:
-            raise self._error(f"tensor {hf_name}: another tensor has become {name} already")
+            raise self._error(f"tensor {short(hf_name)}: another tensor has become {name} already")
         self._seen.add(name)
         return Mapped(name, tensor)
 

@@ -87,7 +87,7 @@ def _gemma3_vocabulary(h: Hparams) -> dict[str, Any]:
 
 def _sliding_window(h: Hparams) -> int | None:
     # The Hugging Face class counts a bidirectional window from its middle.
-    window = h.integer("sliding_window")
+    window = h.integer("sliding_window", 1)
     return window // 2 + 1 if h.get("use_bidirectional_attention") else window
 
 

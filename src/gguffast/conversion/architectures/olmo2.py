@@ -12,6 +12,7 @@ from gguffast.conversion.architecture import (
     Facts,
     base_keys,
     kv_width,
+    layers,
     norm,
     query_width,
     uint,
@@ -24,12 +25,11 @@ def _sliding_layers(facts: Facts) -> Iterator[KV]:
     h = facts.hparams
     if h.get("sliding_window") is None:
         return
-    layers = h.integer("num_hidden_layers")
     kinds = h.get("layer_types")
     windowed = (
         [kind == "sliding_attention" for kind in kinds]
         if isinstance(kinds, list)
-        else [i % 4 != 3 for i in range(layers)]
+        else [i % 4 != 3 for i in range(layers(h))]
     )
     yield kv(f"{facts.name}.attention.sliding_window_pattern", windowed, GGUFValueType.ARRAY)
 

@@ -31,7 +31,7 @@ from gguffast.conversion.architecture import (
     uint,
 )
 from gguffast.conversion.hparams import Hparams
-from gguffast.errors import FormatError, OptionError
+from gguffast.errors import OptionError
 
 
 def _joined_width(h: Hparams) -> int:
@@ -39,11 +39,11 @@ def _joined_width(h: Hparams) -> int:
 
 
 def _original_context(h: Hparams) -> int:
-    return int(h.rope_number("original_max_position_embeddings"))
+    return h.rope.integer("original_max_position_embeddings", 2)
 
 
 def _rope_dimensions(h: Hparams) -> int:
-    return int(h.rope_number("partial_rotary_factor", 1.0) * HIDDEN(h)) // HEADS(h)
+    return int(h.rope.number("partial_rotary_factor", default=1.0) * HIDDEN(h)) // HEADS(h)
 
 
 def _is_long(h: Hparams) -> bool:
@@ -60,7 +60,7 @@ def _attention_factor(h: Hparams) -> float | None:
     if not _is_long(h):
         return None
     original = _original_context(h)
-    scale = h.integer("max_position_embeddings") / original
+    scale = h.integer("max_position_embeddings", 1) / original
     return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
 
 
@@ -71,19 +71,13 @@ def _long_rope(h: Hparams) -> Iterator[Generated]:
 
     n = _rope_dimensions(h) // 2
     for kind in ("long", "short"):
-        factors = h.rope.get(f"{kind}_factor")
-        if (
-            not isinstance(factors, list)
-            or len(factors) != n
-            or not all(type(x) in (int, float) for x in factors)
-        ):
-            raise FormatError(f"{h.path}: rope_scaling.{kind}_factor: expected a list of {n} numbers")
+        factors = h.rope.numbers(f"{kind}_factor", n)
         yield Generated(f"rope_factors_{kind}.weight", np.array(factors, np.float32))
 
 
 def _sliding_window(h: Hparams) -> int:
     # 0 tells Phi 4 from the others.
-    return 0 if h.get("sliding_window") is None else h.integer("sliding_window", 0)
+    return h.integer("sliding_window", default=0)
 
 
 def _vocabulary(h: Hparams) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...errors import FileError, FormatError
+from ...documents import read_bytes, read_json, read_text
+from ...errors import FormatError
 
 MAX_TOKENS = 1 << 24
 """Ids above this are a damaged file: the largest real vocabularies are a hundred times smaller."""
@@ -37,56 +36,21 @@ class Files:
 
     def bytes(self, name: str) -> bytes:
         """Contents of the file `name`."""
-        try:
-            return self.path(name).read_bytes()
-        except OSError as error:
-            raise FileError(f"{self.path(name)}: {error.strerror}") from error
+        return read_bytes(self.path(name))
 
     def text(self, name: str) -> str:
         """Contents of the UTF-8 file `name`, every line end as a newline."""
-        try:
-            text = self.bytes(name).decode()
-        except UnicodeDecodeError as error:
-            raise FormatError(f"{self.path(name)}: not UTF-8 at byte {error.start}") from error
-        return text.replace("\r\n", "\n").replace("\r", "\n")
+        return read_text(self.path(name))
 
     def json(self, name: str) -> dict[str, Any]:
         """Read the JSON object in the file `name`; an empty one when there is no such file."""
         if name not in self._parsed:
-            self._parsed[name] = self._parse(name) if self.has(name) else {}
+            self._parsed[name] = read_json(self.path(name)) if self.has(name) else {}
         return self._parsed[name]
-
-    def _parse(self, name: str) -> dict[str, Any]:
-        try:
-            value = _parse_json(self.bytes(name))
-        except json.JSONDecodeError as error:
-            raise FormatError(
-                f"{self.path(name)}: malformed JSON in line {error.lineno}, column {error.colno}: {error.msg}"
-            ) from error
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # not UTF-8, a number of 5000 digits, nested without end
-            raise FormatError(f"{self.path(name)}: malformed JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise FormatError(f"{self.path(name)}: expected a JSON object, found {type(value).__name__}")
-        return value
 
     def damaged(self, name: str, what: str) -> FormatError:
         """Build the error for a file that does not say what it should."""
         return FormatError(f"{self.path(name)}: {what}")
-
-
-def _parse_json(data: bytes) -> Any:
-    # Half a million merges are half a million lists, which the cyclic collector would walk again and again:
-    # off, the largest files parse twice as fast.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return json.loads(data)
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def dicts(value: Any) -> Iterator[dict[str, Any]]:
