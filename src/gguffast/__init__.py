@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from gguffast.filetypes import LlamaFileType
     from gguffast.gguf import GGUFFile
     from gguffast.hub import download, upload
-    from gguffast.importer import import_model
+    from gguffast.importer import Imported, Step, create, import_model
+    from gguffast.ollama.register import Created
     from gguffast.quantizer import quantize
     from gguffast.types import GGMLQuantizationType
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Created",
     "DataError",
     "FileError",
     "FormatError",
@@ -43,12 +45,15 @@ __all__ = [
     "GGUFFastError",
     "GGUFFile",
     "HubError",
+    "Imported",
     "Interrupted",
     "LlamaFileType",
     "OptionError",
     "ServerError",
+    "Step",
     "__version__",
     "convert",
+    "create",
     "download",
     "import_model",
     "ollama",
@@ -62,6 +67,7 @@ __all__ = [
 
 # Loaded when first asked for, so that `gguffast --help` does not wait for NumPy.
 _HOMES = {
+    "Created": "ollama.register",
     "DataError": "errors",
     "FileError": "errors",
     "FormatError": "errors",
@@ -69,11 +75,14 @@ _HOMES = {
     "GGUFFastError": "errors",
     "GGUFFile": "gguf",
     "HubError": "errors",
+    "Imported": "importer",
     "Interrupted": "errors",
     "LlamaFileType": "filetypes",
     "OptionError": "errors",
     "ServerError": "errors",
+    "Step": "importer",
     "convert": "conversion.converter",
+    "create": "importer",
     "download": "hub",
     "import_model": "importer",
     "quantize": "quantizer",

@@ -6,27 +6,27 @@ beside a note of what it was made of; the same call finds it there and goes on w
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
+import dataclasses
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from gguffast import hub
-from gguffast.errors import FileError, OptionError
-from gguffast.files import cache_folder
+from gguffast.errors import OptionError
+from gguffast.obtain import Model, Named, expand, find_model, parse_name, scratch_folder
+from gguffast.work import Work
 
 if TYPE_CHECKING:
     from gguffast.engine import Progress
+    from gguffast.filetypes import FileType
     from gguffast.ollama import Client, Created, Modelfile
     from gguffast.quantizer import Result
 
-_LIKE_A_PATH = re.compile(r"[./~\\]|.*\.(?:gguf|bin|safetensors)$", re.IGNORECASE)
+_ON_THE_HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def import_model(
         As for :func:`gguffast.convert` and :func:`gguffast.quantize`.
     """
     from gguffast.filetypes import parse_file_type
-    from gguffast.ollama import Client, create
+    from gguffast.ollama import Client
     from gguffast.ollama.client import check_name
 
     check_name(name)
@@ -163,7 +163,7 @@ def import_model(
         raise OptionError(
             f"{file_type.name} is no type to quantize to; choose another, such as Q4_K_M or F16"
         )
-    found = _find(source)
+    found = parse_name(source)
     if private and upload is None:
         raise OptionError("private is for a repo to upload to; name one with --upload (upload=)")
     target = None if upload is None else hub.check_target(upload, token)
@@ -171,7 +171,7 @@ def import_model(
     job = _Job(
         found,
         file_type,
-        _Work(found, file_type.name, keep),
+        Work(found, file_type.name, keep),
         uploads=target is not None,
         token=token,
         allow_requantize=allow_requantize,
@@ -183,7 +183,7 @@ def import_model(
     with Client(host) as client:
         path, result = job.make()
         job.begin("register", name, made=path)
-        created = _register(create, client, name, path, settings, progress)
+        created = _register(client, name, path, settings, progress)
     url = None
     if target is not None:
         job.begin("upload", target, made=path)
@@ -194,29 +194,129 @@ def import_model(
     return Imported(name, kept, result, created, url)
 
 
-class _Source(NamedTuple):
-    """Where a model comes from: a path, or a repo and perhaps a pattern for one of its files."""
+def create(
+    name: str,
+    modelfile: Modelfile,
+    client: Client,
+    *,
+    folder: str | os.PathLike[str] = ".",
+    quantize: str | int | None = None,
+    allow_requantize: bool = False,
+    link: bool = True,
+    progress: Callable[[Progress], object] | None = None,
+) -> Created:
+    """Register with an Ollama server what a Modelfile describes.
 
-    path: Path | None
-    repo: str | None
-    pick: str | None
+    Nothing is registered before everything is there. What was made on the way is removed in any case.
 
-    @property
-    def label(self) -> str:
-        return str(self.path) if self.path else f"{self.repo}{f':{self.pick}' if self.pick else ''}"
+    Parameters
+    ----------
+    name : str
+        ``my-model``, or ``my-model:tag``.
+    modelfile : Modelfile
+        ``FROM`` is a GGUF file, the first shard of one, a checkpoint folder, a folder with one GGUF model,
+        ``hf.co/owner/name``, ``hf.co/owner/name:Q8_0``, or a model that the server has.
+    client : Client
+        The server.
+    folder : path-like
+        Where relative paths begin.
+    quantize : str or int, optional
+        A file type, as for :func:`gguffast.quantize`.
+    allow_requantize : bool
+        Quantize what is quantized already. Quality suffers.
+    link : bool
+        Link files into the server's store instead of sending them, where that can be done.
+    progress : callable, optional
+        Called with a :class:`gguffast.engine.Progress`; its ``tensor`` says what is done.
+
+    Returns
+    -------
+    Created
+
+    Raises
+    ------
+    OptionError
+        The name, the type, or a ``FROM`` that does not fit.
+    FileError, FormatError, DataError
+        As for :func:`gguffast.quantize` and :func:`gguffast.convert`.
+    ServerError
+        The server is not there, went away or refused.
+    """
+    from gguffast import ollama
+    from gguffast.filetypes import parse_file_type
+    from gguffast.ollama.client import check_name
+    from gguffast.ollama.register import check_server
+
+    check_name(name)
+    file_type = None if quantize is None else parse_file_type(quantize)
+    check_server(modelfile, client)
+    with contextlib.ExitStack() as stack:
+        maker = _Maker(file_type, allow_requantize, client if link else None, stack, progress)
+        made = ollama.Modelfile(
+            dataclasses.replace(command, value=maker.resolve(Path(folder), command.value))
+            if command.name == "from"
+            else command
+            for command in modelfile.commands
+        )
+        created = ollama.create(
+            name,
+            made,
+            client,
+            folder=folder,
+            quantize=file_type and file_type.name,
+            link=link,
+            progress=progress,
+        )
+    return dataclasses.replace(created, warnings=(*maker.warnings, *modelfile.warnings, *created.warnings))
 
 
-def _find(source: str | os.PathLike[str]) -> _Source:
-    text = os.fspath(source)
-    path = Path(text).expanduser()
-    if path.exists():
-        return _Source(Path(os.path.abspath(path)), None, None)
-    if isinstance(source, os.PathLike) or _LIKE_A_PATH.match(text):
-        raise FileError(f"{text}: there is no such file or folder; give one, or a Hub repo as owner/name")
-    repo, colon, pick = text.rpartition(":")
-    if not colon or "/" in pick:
-        repo, pick = text, ""
-    return _Source(None, hub.repo_id(repo), pick or None)
+class _Maker:
+    """Makes the GGUF files that a Modelfile's FROM means; they are removed when `stack` is closed."""
+
+    def __init__(
+        self,
+        file_type: FileType | None,
+        allow_requantize: bool,
+        link_to: Client | None,
+        stack: contextlib.ExitStack,
+        progress: Callable[[Progress], object] | None,
+    ) -> None:
+        from gguffast.ollama.store import find_store
+
+        self.warnings: list[str] = []
+        self._type = file_type
+        self._allow_requantize = allow_requantize
+        self._store = find_store() if link_to and link_to.is_local else None
+        self._stack = stack
+        self._progress = progress
+
+    def resolve(self, folder: Path, source: str) -> str:
+        """Give the path of the file; what is neither a path nor on the Hub stays as it is."""
+        path = folder / expand(source)
+        if path.exists():
+            return str(self._one_gguf(Named(Path(os.path.abspath(path)))))
+        if _ON_THE_HUB.match(source):
+            return str(self._one_gguf(Named(None, *hub.parse_repo(source))))
+        return source
+
+    def _one_gguf(self, named: Named) -> Path:
+        model = find_model(named, self._type, quiet=self._progress is None)
+        if model.is_ready(self._type):
+            return model.path
+        # Named like what it is made of, since the server shows the name.
+        name = f"{model.name}.gguf" if model.is_checkpoint else model.path.name
+        folder = scratch_folder(model.size, [self._store, model.path.parent], self._stack)
+        doing = "converting" if model.is_checkpoint else "joining shards"
+        if self._type and not model.is_checkpoint and not model.is_of(self._type):
+            doing = f"quantizing to {self._type.name}"
+        result = model.make(
+            folder / name,
+            self._type,
+            allow_requantize=self._allow_requantize,
+            progress=_naming(doing, self._progress),
+        )
+        self.warnings += result.warnings
+        return result.dst
 
 
 def _settings(
@@ -237,19 +337,18 @@ def _settings(
 
 
 def _register(
-    create: Callable[..., Created],
     client: Client,
     name: str,
     path: Path,
     settings: Modelfile,
     progress: Callable[[Progress], object] | None,
 ) -> Created:
-    from gguffast.ollama import Modelfile
+    from gguffast import ollama
 
-    modelfile = Modelfile()
+    modelfile = ollama.Modelfile()
     modelfile.add("from", path.name)
     modelfile.commands += settings.commands
-    return create(name, modelfile, client, folder=path.parent, progress=progress)
+    return ollama.create(name, modelfile, client, folder=path.parent, progress=progress)
 
 
 class _Job:
@@ -257,9 +356,9 @@ class _Job:
 
     def __init__(
         self,
-        source: _Source,
-        file_type: Any,
-        work: _Work,
+        source: Named,
+        file_type: FileType,
+        work: Work,
         *,
         uploads: bool,
         token: str | None,
@@ -295,161 +394,35 @@ class _Job:
                 self.begin("download", self._source.label, done=True)
             self.begin("quantize", ready.name, done=True)
             return ready, None
-        path = self._source.path or self._download()
-        return self._convert(path) if path.is_dir() else self._quantize(path)
-
-    def _download(self) -> Path:
-        assert self._source.repo
-        self.begin("download", self._source.label)
-        pick = self._source.pick
-        include = [f"*{pick}*.gguf"] if pick else []
-        return hub.download(
-            self._source.repo,
-            include=include,
-            token=self._token,
-            quiet=self._quiet,
-            progress=self._progress,
+        if self._source.repo:
+            self.begin("download", self._source.label)
+        return self._make(
+            find_model(
+                self._source, self._type, token=self._token, quiet=self._quiet, progress=self._progress
+            )
         )
 
-    def _convert(self, folder: Path) -> tuple[Path, Result]:
-        from gguffast.conversion.converter import convert
-
-        name = self._source.repo.rpartition("/")[2] if self._source.repo else folder.name
-        self.begin("convert", f"{name} to {self._type.name}")
-        output = self.work.output(f"{name}-{self._type.name}.gguf")
-        with tempfile.TemporaryDirectory(prefix="gguffast-") as temp:
-            named = folder
-            if self._source.repo:
-                # A model is named after its folder, which in the Hub client's cache is that of a commit.
-                named = Path(temp) / name
-                named.symlink_to(folder)
-            with self.work.noting(output, sorted(p for p in folder.iterdir() if p.is_file())):
-                result = convert(
-                    named, output, self._type.name, threads=self._threads, progress=self._progress, force=True
-                )
-        return output, result
-
-    def _quantize(self, path: Path) -> tuple[Path, Result | None]:
-        from gguffast.quantizer import default_output, quantize
-        from gguffast.sources.gguf import GGUFSource
-
-        with GGUFSource(path) as source:
-            shards = list(source.paths)
-            same = source.metadata.get("general.file_type") == self._type.number
-        if same and len(shards) == 1:
-            self.begin("quantize", f"{path.name} is {self._type.name} already", done=True)
-            return path, None
-        self.begin("quantize", f"{path.name} to {self._type.name}")
-        output = self.work.output(default_output(path, self._type.name).name)
-        with self.work.noting(output, shards):
-            result = quantize(
-                path,
+    def _make(self, model: Model) -> tuple[Path, Result | None]:
+        name = model.name if model.is_checkpoint else model.path.name
+        action = "convert" if model.is_checkpoint else "quantize"
+        if model.is_ready(self._type):
+            self.begin(action, f"{name} is {self._type.name} already", done=True)
+            return model.path, None
+        self.begin(action, f"{name} to {self._type.name}")
+        output = self.work.output(model.file_name(self._type))
+        with self.work.noting(output, model.paths):
+            result = model.make(
                 output,
-                "COPY" if same else self._type.name,
+                self._type,
                 threads=self._threads,
-                progress=self._progress,
-                force=True,
                 allow_requantize=self._allow_requantize,
+                progress=self._progress,
             )
         return output, result
 
 
-class _Work:
-    """The folder in which a GGUF file waits for the steps after it, with a note of what it was made of."""
-
-    def __init__(self, source: _Source, file_type: str, keep: str | os.PathLike[str] | None) -> None:
-        self._source = source
-        self._type = file_type
-        self._keep = keep is not None
-        key = hashlib.sha256(f"{source.label}\n{file_type}".encode("utf-8", "surrogateescape")).hexdigest()[
-            :16
-        ]
-        self._folder = cache_folder() / "imports" / key if keep is None else Path(os.path.abspath(keep))
-        self._note = self._folder / (f".gguffast-{key}.json")
-
-    def ready(self, token: str | None) -> Path | None:
-        """Give the GGUF file of a former import, if its source is still the same."""
-        try:
-            note = json.loads(self._note.read_bytes())
-            path = self._folder / Path(note["output"]).name
-            if _stamp(path) != note["made"] or not self._is_unchanged(note, token):
-                return None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return path
-
-    def _is_unchanged(self, note: Mapping[str, Any], token: str | None) -> bool:
-        if self._source.repo is None:
-            return all(_stamp(Path(path)) == stamp for path, stamp in note["inputs"].items())
-        commit = hub.latest_commit(self._source.repo, token)
-        return commit is None or commit == note["commit"]
-
-    def output(self, name: str) -> Path:
-        """Give the path of the file to be made."""
-        path = self._folder / name
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileError(f"cannot make the folder {self._folder}: {error.strerror}") from error
-        if path.exists() and self._named_output() != name:
-            raise FileError(
-                f"{path} already exists and is not from a former import; move it, or keep elsewhere"
-            )
-        return path
-
-    def noting(self, output: Path, inputs: list[Path]) -> _Noting:
-        """Write the note when the ``with`` block has made `output` of `inputs`."""
-        # As they are before they are read: what changes meanwhile is found changed the next time.
-        note = {
-            "source": self._source.label,
-            "type": self._type,
-            "output": output.name,
-            "inputs": {str(path): _stamp(path) for path in inputs},
-            "commit": _commit(inputs[0]) if self._source.repo else None,
-        }
-        return _Noting(self._note, output, note)
-
-    def finish(self, path: Path) -> Path | None:
-        """Remove what was only needed on the way; return the file if it stays."""
-        if self._keep or self._folder not in path.parents:
-            return path
-        shutil.rmtree(self._folder, ignore_errors=True)
+def _naming(doing: str, progress: Callable[[Progress], object] | None) -> Callable[[Progress], object] | None:
+    """Say before each tensor's name what is done."""
+    if progress is None:
         return None
-
-    def _named_output(self) -> str | None:
-        try:
-            name: str = json.loads(self._note.read_bytes())["output"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return name
-
-
-class _Noting:
-    def __init__(self, path: Path, output: Path, note: dict[str, Any]) -> None:
-        self._path = path
-        self._output = output
-        self._contents = note
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            return
-        temp = self._path.with_suffix(".tmp")
-        try:
-            temp.write_text(json.dumps(self._contents | {"made": _stamp(self._output)}, indent=1))
-            temp.replace(self._path)
-        except OSError as reason:
-            raise FileError(f"cannot write {self._path}: {reason.strerror}") from reason
-
-
-def _commit(path: Path) -> str | None:
-    """Commit of a file in the Hub client's cache, where it lies in ``snapshots/COMMIT``."""
-    folders = dict(zip(path.parts, path.parts[1:], strict=False))
-    return folders.get("snapshots")
-
-
-def _stamp(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
+    return lambda p: progress(dataclasses.replace(p, tensor=f"{doing}: {p.tensor}"))

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from gguffast.errors import FormatError, OptionError
-from gguffast.hub.select import check_names, needed_files, repo_id
+from gguffast.hub.select import check_names, find_gguf, gguf_models, needed_files, parse_repo, repo_id
 from support.local_hub import TOKEN, Repo, refused
 
 CHECKPOINT = {
@@ -84,7 +84,7 @@ def test_the_cache_is_the_clients(hub, run_with_hub, tmp_path):
     ],
 )
 def test_weights_once(names, wanted):
-    assert needed_files("o/m", ["config.json", *names], [], []) == sorted(["config.json", *wanted])
+    assert needed_files("o/m", ["config.json", *names]) == sorted(["config.json", *wanted])
 
 
 def test_a_single_gguf(hub, run_with_hub):
@@ -96,9 +96,17 @@ def test_a_single_gguf(hub, run_with_hub):
     with open(path, "rb") as file:
         assert file.read() == b"three"
     assert hub.downloads() == ["m-Q3_K_M.gguf"]
+    done = run_with_hub("download", "owner/quants:q3_k_m")
+    assert done.stdout.strip() == path
+    assert run_with_hub("download", "owner/quants").stdout.endswith("/m-Q8_0.gguf\n")
+    refused(
+        run_with_hub("download", "owner/quants:Q5_K"), "no GGUF model 'Q5_K'; it has m-Q3_K_M.gguf, m-Q8_0"
+    )
+    del hub.repos["owner/quants"].files["m-Q8_0.gguf"]
+    hub.repos["owner/quants"].files["m-Q2_K.gguf"] = b"two"
     refused(
         run_with_hub("download", "owner/quants"),
-        r"2 GGUF models; choose with --include.*m-Q3_K_M.gguf, m-Q8_0.gguf",
+        "2 GGUF models, and none is Q4_K_M or Q8_0; choose one, as in owner/quants:m-Q2_K: m-Q2_K.gguf, m-Q3",
     )
     refused(
         run_with_hub("download", "owner/quants", "--include", "*Q5*"),
@@ -108,7 +116,70 @@ def test_a_single_gguf(hub, run_with_hub):
 
 def test_a_split_gguf_is_one_model():
     shards = [f"q8/m-Q8_0-0000{i}-of-00002.gguf" for i in (1, 2)]
-    assert needed_files("o/m", ["README.md", *shards, "mmproj-F16.gguf"], [], []) == shards
+    assert needed_files("o/m", ["README.md", *shards, "mmproj-F16.gguf"]) == shards
+
+
+MANY = [
+    *("README.md", "imatrix.dat", "m-imatrix.gguf", "mmproj-F16.gguf", "mmproj-Q8_0.gguf", "mtp-m-Q8_0.gguf"),
+    *("m-BF16.gguf", "m-Q2_K.gguf", "m-UD-Q2_K.gguf", "m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "f32/m_f32.gguf"),
+    *("m-Q8_0-other.gguf", "m-q8_0.gguf", "Q6_K/m-00001-of-00002.gguf", "Q6_K/m-00002-of-00002.gguf"),
+]
+
+
+@pytest.mark.parametrize(
+    ("tag", "wanted"),
+    [
+        ("Q4_K_M", "m-Q4_K_M.gguf"),
+        ("q4_k_s", "m-Q4_K_S.gguf"),
+        ("Q4_K", "m-Q4_K_M.gguf"),  # llama-quantize's alias
+        ("q8_0", "m-q8_0.gguf"),
+        ("Q8_0", "m-q8_0.gguf"),
+        ("bf16", "m-BF16.gguf"),
+        ("F32", "f32/m_f32.gguf"),
+        ("Q6_K", "Q6_K/m.gguf"),
+        ("Q2_K", "m-Q2_K.gguf"),
+        ("UD-Q2_K", "m-UD-Q2_K.gguf"),
+        ("m-Q4_K_S", "m-Q4_K_S.gguf"),
+        ("M-Q4_K_S.gguf", "m-Q4_K_S.gguf"),
+        ("F16", None),  # neither the projector nor BF16
+        ("mmproj-F16", None),
+        ("imatrix", None),
+        ("Q3_K", None),
+        ("Q4", None),
+        (".*", None),
+    ],
+)
+def test_tags_as_llama_cpp_and_ollama_read_them(tag, wanted):
+    assert find_gguf(gguf_models(MANY), tag) == wanted
+
+
+def test_a_tag_picks_whole_models():
+    assert needed_files("o/m", MANY, tag="Q6_K") == [
+        "Q6_K/m-00001-of-00002.gguf",
+        "Q6_K/m-00002-of-00002.gguf",
+    ]
+    assert needed_files("o/m", MANY, prefer=("Q5_0", "Q4_K_M")) == ["m-Q4_K_M.gguf"]
+    assert needed_files("o/m", [*MANY, "config.json", "model.safetensors"], tag="BF16") == ["m-BF16.gguf"]
+    with pytest.raises(
+        OptionError, match=r"o/m has no GGUF model 'F16'; it has Q6_K/m\.gguf, f32/m_f32\.gguf, m-"
+    ):
+        needed_files("o/m", MANY, tag="F16")
+    with pytest.raises(OptionError, match=r"o/m has no GGUF model 'F16', nor any other; it has model\.bin"):
+        needed_files("o/m", ["model.bin"], tag="F16")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("owner/tiny", ("owner/tiny", None)),
+        ("owner/tiny:q4_k_m", ("owner/tiny", "q4_k_m")),
+        ("https://huggingface.co/owner/tiny", ("owner/tiny", None)),
+        ("https://hf.co/owner/tiny:m-F16.gguf", ("owner/tiny", "m-F16.gguf")),
+        ("tiny:x", ("tiny", "x")),
+    ],
+)
+def test_names_of_models(text, wanted):
+    assert parse_repo(text) == wanted
 
 
 def test_exclude():
@@ -122,11 +193,11 @@ def test_exclude():
 
 def test_nothing_to_convert():
     with pytest.raises(FormatError, match="weights that can be converted"):
-        needed_files("o/m", ["adapter_model.safetensors", "README.md"], [], [])
+        needed_files("o/m", ["adapter_model.safetensors", "README.md"])
     with pytest.raises(FormatError, match=r"no config\.json"):
-        needed_files("o/m", ["model.safetensors"], [], [])
+        needed_files("o/m", ["model.safetensors"])
     with pytest.raises(FormatError, match="it has no files"):
-        needed_files("o/m", [], [], [])
+        needed_files("o/m", [])
 
 
 @pytest.mark.parametrize(

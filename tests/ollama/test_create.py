@@ -10,10 +10,11 @@ import pytest
 from test_templates import CHATML
 
 import gguffast
+from gguffast import Created, create
 from gguffast.engine import Progress
 from gguffast.errors import DataError, FileError, OptionError, ServerError
 from gguffast.gguf import GGUFFile, GGUFValueType, kv, serialize_header
-from gguffast.ollama import Client, Created, Modelfile, create
+from gguffast.ollama import Client, Modelfile
 from support.gguf_files import GGUF
 from support.ollama_servers import Stub
 
@@ -192,7 +193,9 @@ def test_a_folder_with_one_gguf_is_that(client: Client, stub: Stub, tmp_path: Pa
     make(client, "FROM folder", tmp_path)
     assert len(stub.blobs) == 1
     gguf(folder / "b.gguf")
-    with pytest.raises(OptionError, match=r"2 models in it \(a\.gguf, b\.gguf\)"):
+    with pytest.raises(
+        OptionError, match=r"has 2 GGUF models; name one of them, as in .*a\.gguf: a\.gguf, b\.gguf"
+    ):
         make(client, "FROM folder", tmp_path)
 
 
@@ -204,14 +207,14 @@ def test_a_repository_of_the_hub_is_downloaded(
 
     asked = []
 
-    def download(repo: str, *, include: tuple[str, ...] = (), quiet: bool = False) -> Path:
-        asked.append((repo, include))
+    def download(repo: str, *, prefer: tuple[str, ...], **options: object) -> Path:
+        asked.append((repo, prefer))
         return gguf(tmp_path / "downloaded.gguf")
 
     monkeypatch.setattr(gguffast.hub, "download", download)
     make(client, "FROM hf.co/me/model", tmp_path)
     make(client, "FROM https://huggingface.co/me/model:Q4_K_M", tmp_path)
-    assert asked == [("me/model", ()), ("me/model", ("*Q4_K_M*.gguf",))]
+    assert asked == [("me/model", ("Q4_K_M", "Q8_0")), ("me/model:Q4_K_M", ("Q4_K_M", "Q8_0"))]
 
 
 def test_a_model_of_the_server(client: Client, stub: Stub, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,13 +169,42 @@ def test_a_gguf_file(run, tmp_path, stub):
 
 def test_one_gguf_of_many_on_the_hub(hub, run, tmp_path):
     q8 = gguffast.quantize(GEMMA, tmp_path / "q8.gguf", "Q8_0").dst.read_bytes()
-    hub.repos["owner/quants"] = Repo({"m-Q8_0.gguf": q8, "m-Q5_K_M.gguf": b"another"})
-    done = run("import", "owner/quants", "--as", "m", "-q", "Q8_0")
-    assert "or import it as owner/quants:m-Q5_K_M" in done.stderr
-    done = run("import", "hf.co/owner/quants:Q8_0", "--as", "m", "-q", "Q8_0")
+    hub.repos["owner/quants"] = Repo(
+        {"m-Q8_0.gguf": q8, "m-Q5_K_M.gguf": b"another", "mmproj-Q8_0.gguf": b"no", "mmproj-F16.gguf": b"no"}
+    )
+    for source in (
+        "hf.co/owner/quants:Q8_0",
+        "owner/quants:q8_0",
+        "owner/quants:m-Q8_0.gguf",
+        "owner/quants",
+    ):
+        done = run("import", source, "--as", "m", "-q", "Q8_0")
+        assert done.returncode == 0, done
+        assert steps(done)[0] == f"1/3 download {source.removeprefix('hf.co/')}"
+    assert set(hub.downloads()) == {"m-Q8_0.gguf"}
+    done = run("import", "owner/quants:F16", "--as", "m")
+    assert "has no GGUF model 'F16'; it has m-Q5_K_M.gguf, m-Q8_0.gguf" in done.stderr
+    done = run("import", "owner/quants", "--as", "m")
+    assert "none is Q4_K_M or BF16 or F16 or F32; choose one, as in owner/quants:m-Q5_K_M: " in done.stderr
+    # What can be quantized, where the wanted type is not there.
+    hub.repos["owner/quants"].files["m-F32.gguf"] = GEMMA.read_bytes()
+    done = run("import", "owner/quants", "--as", "m")
+    assert steps(done)[1] == "2/3 quantize m-F32.gguf to Q4_K_M"
+
+
+def test_a_folder_of_gguf_files(run, tmp_path):
+    folder = tmp_path / "models"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "mmproj-F16.gguf").write_bytes(b"no model")
+    shutil.copyfile(GEMMA, folder / "sub" / "m-F32.gguf")
+    done = run("import", folder, "--as", "m", "-q", "Q8_0")
     assert done.returncode == 0, done
-    assert steps(done)[0] == "1/3 download owner/quants:Q8_0"
-    assert hub.downloads() == ["m-Q8_0.gguf"]
+    assert steps(done) == ["1/2 quantize m-F32.gguf to Q8_0", "2/2 register m"]
+    shutil.copyfile(GEMMA, folder / "x-F32.gguf")
+    refused(
+        run("import", folder, "--as", "m"),
+        f"{folder} has 2 GGUF models; name one of them, as in {folder}/sub/m-F32.gguf: sub/m-F32.gguf, x-",
+    )
 
 
 def test_an_interruption(hub, run, hub_environment, environment, tiny):

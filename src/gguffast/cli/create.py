@@ -44,7 +44,8 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Create the model and say what was done."""
     from gguffast.cli.terminal import show_progress
-    from gguffast.ollama import Client, Modelfile, create
+    from gguffast.importer import create
+    from gguffast.ollama import Client, Modelfile
 
     path = Path(args.file)
     if path.is_dir():

@@ -21,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("repo", metavar="REPO", help="owner/name")
+    add("repo", metavar="REPO", help="owner/name, or owner/name:Q8_0 for one of its GGUF models")
     add("--revision", metavar="R", help="branch, tag or commit (default: main)")
     add(
         "--include",

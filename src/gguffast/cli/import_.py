@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
     )
     parser.make_epilog = list_types
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="Hub repo (owner/name), folder of a checkpoint, or GGUF file")
+    add("source", metavar="SOURCE", help="Hub repo (owner/name, owner/name:Q8_0), folder, or GGUF file")
     add("--as", dest="name", metavar="NAME", required=True, help="the model's name in Ollama")
     add("-q", "--quantize", metavar="TYPE", default="Q4_K_M", help="a type of the list (default: Q4_K_M)")
     add("--system", metavar="TEXT", help="system prompt")

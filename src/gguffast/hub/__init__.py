@@ -7,7 +7,7 @@ of files, a check of their names, a model card, and errors that say what to do n
 
 from __future__ import annotations
 
-from gguffast.hub.select import repo_id
+from gguffast.hub.select import parse_repo, repo_id
 from gguffast.hub.transfer import check_target, download, latest_commit, upload
 
-__all__ = ["check_target", "download", "latest_commit", "repo_id", "upload"]
+__all__ = ["check_target", "download", "latest_commit", "parse_repo", "repo_id", "upload"]

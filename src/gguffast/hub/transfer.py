@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gguffast.errors import FileError, HubError, OptionError
 from gguffast.hub.client import Repo
-from gguffast.hub.select import check_names, needed_files, patterns, repo_id, single_gguf
+from gguffast.hub.select import check_names, needed_files, parse_repo, patterns, repo_id, single_gguf
 
 if TYPE_CHECKING:
     from gguffast.engine import Progress
@@ -23,6 +23,7 @@ def download(
     revision: str | None = None,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
+    prefer: Sequence[str] = ("Q4_K_M", "Q8_0"),
     local_dir: str | os.PathLike[str] | None = None,
     token: str | None = None,
     quiet: bool = False,
@@ -31,19 +32,22 @@ def download(
     """Download a model from the Hugging Face Hub.
 
     Only what a conversion needs comes: the weights once (safetensors rather than ``.bin``), configuration,
-    tokenizer, chat template and model card; or the GGUF file, if the repo has but one model in that format.
+    tokenizer, chat template and model card; or a GGUF model.
     Files that are there already are not fetched again, and an interrupted download is continued.
 
     Parameters
     ----------
     repo : str
-        ``owner/name``, also with ``hf.co/`` or ``https://huggingface.co/`` before it.
+        ``owner/name``, also with ``hf.co/`` or ``https://huggingface.co/`` before it; ``owner/name:Q8_0``
+        picks one of its GGUF models, as llama.cpp and Ollama do.
     revision : str, optional
         Branch, tag or commit; by default the main branch.
     include : str or sequence of str
         Patterns of file names (``"*Q4_K_M*"``): exactly the files that fit one of them are downloaded.
     exclude : str or sequence of str
         Patterns of files to leave out.
+    prefer : sequence of str
+        Of several GGUF models, where nothing picks one: the file types to take, the first that is there.
     local_dir : path-like, optional
         Folder for the files, instead of the cache of ``huggingface_hub``.
     token : str, optional
@@ -70,10 +74,12 @@ def download(
     FileError
         The files cannot be written.
     """
-    repo = repo_id(repo)
+    repo, tag = parse_repo(repo)
     target = None if local_dir is None else Path(local_dir)
     with Repo(repo, revision, token, quiet and progress is None) as hub:
-        names = needed_files(repo, hub.list_files(target), patterns(include), patterns(exclude))
+        names = needed_files(
+            repo, hub.list_files(target), patterns(include), patterns(exclude), tag=tag, prefer=prefer
+        )
         check_names(repo, names, target)
         folder = hub.fetch(names, target, progress)
     return folder / only if (only := single_gguf(names)) else folder

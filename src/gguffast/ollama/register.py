@@ -1,12 +1,10 @@
-"""Registers a model with an Ollama server: finds it, makes one GGUF of it, hands it over."""
+"""Registers a model with an Ollama server: hands its files over, and says what it is made of."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +16,12 @@ from gguffast.ollama import templates
 from gguffast.ollama.client import Client, RefusedError, check_name
 from gguffast.ollama.modelfile import Modelfile
 from gguffast.ollama.store import HashedFile, find_store, link
-from gguffast.shards import group_shards
 
 Show = Callable[[Progress], object]
 
 # What servers since 0.7.0 quantize to by themselves, which matters for models that only they have.
 _SERVER_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M")
 
-_HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/(?P<repo>[^/:]+/[^/:]+)(?::(?P<type>[^/:]+))?/?")
 _PATH_LIKE = re.compile(r"^[./~\\]|\.(?:gguf|bin|safetensors)$", re.IGNORECASE)
 
 
@@ -72,30 +68,27 @@ def create(
     client: Client,
     *,
     folder: str | os.PathLike[str] = ".",
-    quantize: str | int | None = None,
-    allow_requantize: bool = False,
+    quantize: str | None = None,
     link: bool = True,
     progress: Show | None = None,
 ) -> Created:
-    """Register a model with an Ollama server.
+    """Register a model of GGUF files, or of a model that the server has.
 
-    Nothing is registered before everything is there. What was made on the way is removed in any case.
+    Nothing is registered before everything is there. :func:`gguffast.create` also takes what is no GGUF file
+    yet.
 
     Parameters
     ----------
     name : str
         ``my-model``, or ``my-model:tag``.
     modelfile : Modelfile
-        ``FROM`` is a GGUF file, the first shard of one, a checkpoint folder, a folder with one GGUF,
-        ``hf.co/owner/name`` or a model that the server has.
+        ``FROM`` is a GGUF file, as it shall be registered, or a model that the server has.
     client : Client
         The server.
     folder : path-like
         Where relative paths begin.
-    quantize : str or int, optional
-        A file type, as for :func:`gguffast.quantize`.
-    allow_requantize : bool
-        Quantize what is quantized already. Quality suffers.
+    quantize : str, optional
+        For a model of the server: the type that the server quantizes it to.
     link : bool
         Link files into the server's store instead of sending them, where that can be done.
     progress : callable, optional
@@ -109,43 +102,51 @@ def create(
     ------
     OptionError
         The name, the type, or a ``FROM`` that does not fit.
-    FileError, FormatError, DataError
-        As for :func:`gguffast.quantize` and :func:`gguffast.convert`.
+    FileError, FormatError
+        A file is missing, cannot be read or is no GGUF file.
     ServerError
         The server is not there, went away or refused.
     """
-    with contextlib.ExitStack() as stack:
-        job = _Job(client, Path(folder), stack, allow_requantize, link, progress)
+    with contextlib.ExitStack() as links:
+        job = _Job(client, Path(folder), links, link, progress)
         return job.run(check_name(name), modelfile, quantize)
+
+
+def check_server(modelfile: Modelfile, client: Client) -> None:
+    """Ask whether there is a server, and one new enough for a Modelfile: before hours of work.
+
+    Raises
+    ------
+    ServerError
+        There is none, or it is too old.
+    """
+    _ = client.version
+    needs = {"renderer": "0.12.0", "parser": "0.12.0", "draft": "0.30.0"}
+    for command in (*needs, "requires"):
+        value = modelfile.get(command)
+        since = needs.get(command, value)
+        if value and since and client.is_before(*map(int, re.findall(r"\d+", since))):
+            raise ServerError(
+                f"{command.upper()} {value} needs Ollama {since} or newer, but the server at "
+                f"{client.url} is {client.version}; update it"
+            )
 
 
 class _Job:
     def __init__(
-        self,
-        client: Client,
-        folder: Path,
-        stack: contextlib.ExitStack,
-        allow_requantize: bool,
-        link: bool,
-        progress: Show | None,
+        self, client: Client, folder: Path, links: contextlib.ExitStack, link: bool, progress: Show | None
     ) -> None:
         self._client = client
         self._folder = folder
-        self._stack = stack
-        self._links = stack.enter_context(contextlib.ExitStack())
-        self._allow_requantize = allow_requantize
+        self._links = links
         self._progress = progress
         self._store = find_store() if link and client.is_local else None
         self._warnings: list[str] = []
         self._linked = self._uploaded = 0
 
-    def run(self, name: str, modelfile: Modelfile, quantize: str | int | None) -> Created:
-        from gguffast.filetypes import parse_file_type
-
-        file_type = None if quantize is None else parse_file_type(quantize).name
-        _ = self._client.version  # before hours of work: is there a server at all?
+    def run(self, name: str, modelfile: Modelfile, file_type: str | None) -> Created:
+        check_server(modelfile, self._client)
         self._warnings += modelfile.warnings
-        self._check_features(modelfile)
         model = self._find(modelfile, file_type)
         fields, text = self._request(modelfile, model, file_type)
         template = self._add_template(modelfile, model, fields)
@@ -170,17 +171,6 @@ class _Job:
             tuple(self._warnings),
         )
 
-    def _check_features(self, modelfile: Modelfile) -> None:
-        needs = {"renderer": "0.12.0", "parser": "0.12.0", "draft": "0.30.0"}
-        for command in (*needs, "requires"):
-            value = modelfile.get(command)
-            since = needs.get(command, value)
-            if value and since and self._client.is_before(*map(int, re.findall(r"\d+", since))):
-                raise ServerError(
-                    f"{command.upper()} {value} needs Ollama {since} or newer, but the server at "
-                    f"{self._client.url} is {self._client.version}; update it"
-                )
-
     def _find(self, modelfile: Modelfile, file_type: str | None) -> _Model:
         model = _Model()
         for source in modelfile.sources:
@@ -190,7 +180,8 @@ class _Job:
                     raise OptionError(f"FROM {source}: a model is made from one of the server's only")
                 model.source = check_name(source)
             else:
-                file = self._one_gguf(path, file_type, model)
+                model.jinja = model.jinja or _chat_template(path)
+                file = self._hash(path)
                 model.files[f"{len(model.files)}-{file.path.name}"] = file
         if model.source and model.files:
             raise OptionError(f"FROM names both a model of the server, {model.source}, and files; name one")
@@ -201,13 +192,12 @@ class _Job:
         return model
 
     def _local(self, source: str, file_type: str | None) -> Path | None:
-        """Give the file or folder that a FROM means; None if it is a model of the server."""
+        """Give the file that a FROM means; None if it is a model of the server."""
         path = self._expand(source)
+        if path.is_dir():
+            raise OptionError(f"FROM {source} is a folder; name a GGUF file, or let gguffast.create make one")
         if path.exists():
             return path
-        hub = _HUB.fullmatch(source)
-        if hub:
-            return self._download(hub["repo"], hub["type"])
         if _PATH_LIKE.search(source):
             raise FileError(f"FROM {source}: there is no {path}; paths are relative to the Modelfile")
         if file_type and file_type not in _SERVER_TYPES:
@@ -223,66 +213,6 @@ class _Job:
             return self._folder / Path(value).expanduser()
         except RuntimeError:
             raise FileError(f"{value}: there is no such user, so that ~ means nothing") from None
-
-    def _download(self, repo: str, type_: str | None) -> Path:
-        from gguffast import hub
-
-        include = (f"*{type_}*.gguf",) if type_ else ()
-        return Path(hub.download(repo, include=include, quiet=self._progress is None))
-
-    def _one_gguf(self, path: Path, file_type: str | None, model: _Model) -> HashedFile:
-        """Make one GGUF of what there is, of the wanted type."""
-        if path.is_dir():
-            path = _gguf_in(path) or path
-        make = self._convert if path.is_dir() else self._quantize
-        path = make(path, file_type)
-        model.jinja = model.jinja or _chat_template(path)
-        return self._hash(path)
-
-    def _convert(self, folder: Path, file_type: str | None) -> Path:
-        from gguffast.conversion.converter import convert
-
-        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-        output = self._temp_folder(size, folder) / f"{folder.resolve().name}.gguf"
-        result = convert(folder, output, file_type or "auto", progress=self._named("converting"))
-        self._warnings += result.warnings
-        return result.dst
-
-    def _quantize(self, path: Path, file_type: str | None) -> Path:
-        from gguffast.filetypes import parse_file_type
-        from gguffast.quantizer import quantize
-        from gguffast.sources.gguf import GGUFSource
-
-        with GGUFSource(path) as source:
-            shards = len(source.paths)
-            size = sum(shard.stat().st_size for shard in source.paths)
-            is_type = source.metadata.get("general.file_type")
-            is_extra = source.metadata.get("general.type", "model") != "model"
-        # Beside the model, FROM may name its image projector, which is too small and fragile to quantize.
-        wanted = file_type and not is_extra and parse_file_type(file_type).number != is_type
-        if not wanted and shards == 1:
-            return path
-        # The server takes one file for a model, and shards are not that.
-        output = self._temp_folder(size, path.parent) / path.name
-        doing = f"quantizing to {file_type}" if wanted else "joining shards"
-        quantize(
-            path,
-            output,
-            (wanted and file_type) or "COPY",
-            allow_requantize=self._allow_requantize,
-            progress=self._named(doing),
-        )
-        return output
-
-    def _temp_folder(self, size: int, beside: Path) -> Path:
-        """Make a folder for a file: where it can be linked from, else where there is space."""
-        places = [*([self._store] if self._store else []), beside, Path(tempfile.gettempdir())]
-        places = [place for place in places if os.access(place, os.W_OK | os.X_OK)]
-        if not places:
-            raise FileError(f"cannot write into {beside} nor {tempfile.gettempdir()}; set TMPDIR to a folder")
-        free = {place: shutil.disk_usage(place).free for place in places}
-        place = next((p for p in places if free[p] > size), max(places, key=lambda p: free[p]))
-        return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=".gguffast-", dir=place)))
 
     def _add_files(self, command: str, value: str, found: dict[str, HashedFile]) -> None:
         path = self._expand(value)
@@ -382,28 +312,6 @@ class _Job:
                 self._progress(Progress(done, total, doing))
 
         return show
-
-    def _named(self, doing: str) -> Show | None:
-        show = self._progress
-        if show is None:
-            return None
-        return lambda p: show(Progress(p.done, p.total, f"{doing}: {p.tensor}"))
-
-
-def _gguf_in(folder: Path) -> Path | None:
-    """Give the only model in a folder of GGUFs; None if it is a checkpoint."""
-    if (folder / "config.json").exists() and any(
-        next(folder.glob(pattern), None) for pattern in ("*.safetensors", "*.bin", "*.pth")
-    ):
-        return None
-    models = [Path(files[0]) for files in group_shards(map(str, sorted(folder.glob("**/*.gguf")))).values()]
-    if len(models) > 1:
-        names = ", ".join(path.name for path in models[:4])
-        raise OptionError(
-            f"FROM {folder}: there are {len(models)} models in it ({names}); "
-            "name one file, or its type as in hf.co/OWNER/NAME:Q4_K_M"
-        )
-    return models[0] if models else None
 
 
 def _chat_template(path: Path) -> str | None:

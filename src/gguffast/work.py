@@ -1,0 +1,125 @@
+"""The folder in which a GGUF file waits for the steps after it, with a note of what it was made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gguffast import hub
+from gguffast.errors import FileError
+from gguffast.files import cache_folder
+from gguffast.obtain import Named
+
+
+class Work:
+    """The work folder of one source and type.
+
+    Parameters
+    ----------
+    source : Named
+    file_type : str
+    keep : path-like, optional
+        Folder in which the file stays; by default one in the cache, which is removed in the end.
+    """
+
+    def __init__(self, source: Named, file_type: str, keep: str | os.PathLike[str] | None) -> None:
+        self._source = source
+        self._type = file_type
+        self._keep = keep is not None
+        key = hashlib.sha256(f"{source.label}\n{file_type}".encode("utf-8", "surrogateescape")).hexdigest()[
+            :16
+        ]
+        self._folder = cache_folder() / "imports" / key if keep is None else Path(os.path.abspath(keep))
+        self._note = self._folder / (f".gguffast-{key}.json")
+
+    def ready(self, token: str | None) -> Path | None:
+        """Give the GGUF file of a former import, if its source is still the same."""
+        try:
+            note = json.loads(self._note.read_bytes())
+            path = self._folder / Path(note["output"]).name
+            if _stamp(path) != note["made"] or not self._is_unchanged(note, token):
+                return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return path
+
+    def _is_unchanged(self, note: Mapping[str, Any], token: str | None) -> bool:
+        if self._source.repo is None:
+            return all(_stamp(Path(path)) == stamp for path, stamp in note["inputs"].items())
+        commit = hub.latest_commit(self._source.repo, token)
+        return commit is None or commit == note["commit"]
+
+    def output(self, name: str) -> Path:
+        """Give the path of the file to be made."""
+        path = self._folder / name
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"cannot make the folder {self._folder}: {error.strerror}") from error
+        if path.exists() and self._named_output() != name:
+            raise FileError(
+                f"{path} already exists and is not from a former import; move it, or keep elsewhere"
+            )
+        return path
+
+    def noting(self, output: Path, inputs: Sequence[Path]) -> _Noting:
+        """Write the note when the ``with`` block has made `output` of `inputs`."""
+        # As they are before they are read: what changes meanwhile is found changed the next time.
+        note = {
+            "source": self._source.label,
+            "type": self._type,
+            "output": output.name,
+            "inputs": {str(path): _stamp(path) for path in inputs},
+            "commit": _commit(inputs[0]) if self._source.repo else None,
+        }
+        return _Noting(self._note, output, note)
+
+    def finish(self, path: Path) -> Path | None:
+        """Remove what was only needed on the way; return the file if it stays."""
+        if self._keep or self._folder not in path.parents:
+            return path
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return None
+
+    def _named_output(self) -> str | None:
+        try:
+            name: str = json.loads(self._note.read_bytes())["output"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return name
+
+
+class _Noting:
+    def __init__(self, path: Path, output: Path, note: dict[str, Any]) -> None:
+        self._path = path
+        self._output = output
+        self._contents = note
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            return
+        temp = self._path.with_suffix(".tmp")
+        try:
+            temp.write_text(json.dumps(self._contents | {"made": _stamp(self._output)}, indent=1))
+            temp.replace(self._path)
+        except OSError as reason:
+            raise FileError(f"cannot write {self._path}: {reason.strerror}") from reason
+
+
+def _commit(path: Path) -> str | None:
+    """Commit of a file in the Hub client's cache, where it lies in ``snapshots/COMMIT``."""
+    folders = dict(zip(path.parts, path.parts[1:], strict=False))
+    return folders.get("snapshots")
+
+
+def _stamp(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
