@@ -15,16 +15,17 @@ from setuptools.command.build_ext import build_ext
 # The instruction sets of an architecture and the flags that compile target.c for them.
 TARGETS = {
     "x86_64": {
-        "AVX2": ["-mavx2", "-mf16c"],
-        "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
+        "avx2": ["-mavx2", "-mf16c"],
+        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
     },
-    "aarch64": {"NEON": []},
+    "aarch64": {"neon": []},
 }
 TARGETS["AMD64"] = TARGETS["x86_64"]
 TARGETS["arm64"] = TARGETS["aarch64"]
 
-# Contraction into fused multiply-adds would change bits; see csrc/README.md.
-FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno"]
+# Reordered sums or contraction into fused multiply-adds would change bits (see csrc/README.md): these flags come after
+# a user's CFLAGS and undo what -Ofast or -ffast-math there would do.
+FLAGS = ["-std=c11", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno"]
 STRICT = ["-Wall", "-Wextra", "-Werror"] if os.environ.get("GGUFFAST_WERROR") == "1" else []
 
 SOURCES = [str(path) for path in Path("csrc").rglob("*.*")]
@@ -39,7 +40,7 @@ class Build(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Add the objects of all targets to the extension, then build it as usual."""
         ext.extra_compile_args = FLAGS
-        built = {"PORTABLE": self._target("PORTABLE", STRICT)}
+        built = {"portable": self._target("portable", STRICT)}
         for name, flags in TARGETS.get(platform.machine(), {}).items():
             try:
                 built[name] = self._target(name, [*flags, *STRICT])
@@ -47,7 +48,7 @@ class Build(build_ext):
                 if STRICT:
                     raise
                 print(f"gguffast: this compiler cannot build for {name}; leaving it out", file=sys.stderr)
-        macros = [(f"GF_HAVE_{name}", "1") for name in built]
+        macros = [(f"GF_HAVE_{name.upper()}", "1") for name in built]
         for source in ("csrc/dispatch.c", "csrc/gguf.c"):
             ext.extra_objects += self._compile(source, macros, STRICT, "common")
         for objects in built.values():
@@ -55,7 +56,7 @@ class Build(build_ext):
         super().build_extension(ext)
 
     def _target(self, name: str, flags: list[str]) -> list[str]:
-        return self._compile("csrc/target.c", [(f"GF_TARGET_{name}", "1")], flags, name.lower())
+        return self._compile("csrc/target.c", [("GF_TARGET", name)], flags, name)
 
     def _compile(self, source: str, macros: list, flags: list[str], folder: str) -> list[str]:
         return self.compiler.compile(

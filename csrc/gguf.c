@@ -27,12 +27,14 @@ const char *gf_gguf_status_name(int status) {
 
 typedef struct {
     const uint8_t *data;
-    size_t size;
-    size_t pos; /* never beyond size */
+    size_t size;        /* bytes at hand */
+    size_t pos;         /* never beyond size */
+    uint64_t file_size; /* never below size */
     gf_gguf_error error;
 } reader;
 
-static size_t left(const reader *r) { return r->size - r->pos; }
+/* In the file, at hand or not. */
+static uint64_t left(const reader *r) { return r->file_size - r->pos; }
 
 static bool fail_at(reader *r, uint64_t offset, int status, uint64_t found, uint64_t limit) {
     r->error.status = status;
@@ -52,8 +54,17 @@ static void enter(reader *r, int part, uint64_t index) {
     r->error.name = (gf_span){r->pos, 0};
 }
 
-static bool skip(reader *r, uint64_t n) {
+/* Whether the next n bytes are at hand. */
+static bool has(reader *r, uint64_t n) {
     if (n > left(r)) return fail(r, GF_GGUF_TRUNCATED, left(r), n);
+    if (n <= r->size - r->pos) return true;
+    if (n > GF_GGUF_MAX_HEADER || r->pos + n > GF_GGUF_MAX_HEADER)
+        return fail(r, GF_GGUF_HUGE_HEADER, r->pos + n, GF_GGUF_MAX_HEADER);
+    return fail(r, GF_GGUF_INCOMPLETE, r->size, r->pos + n);
+}
+
+static bool skip(reader *r, uint64_t n) {
+    if (!has(r, n)) return false;
     r->pos += (size_t)n;
     return true;
 }
@@ -172,7 +183,7 @@ static bool skip_array(reader *r) {
     const unsigned item_size = scalar_size(type);
     if (item_size == 0 && type != GF_GGUF_STRING) return fail_at(r, start, GF_GGUF_BAD_VALUE_TYPE, type, 0);
     if (!read_u64(r, &count)) return false;
-    const size_t most = left(r) / (item_size != 0 ? item_size : 8);
+    const uint64_t most = left(r) / (item_size != 0 ? item_size : 8);
     if (count > most) return fail_at(r, start + 4, GF_GGUF_BAD_ARRAY_COUNT, count, most);
     if (item_size != 0) return skip(r, count * item_size);
     for (uint64_t i = 0; i < count; i++) {
@@ -211,7 +222,8 @@ static bool read_alignment(reader *r, const gf_gguf_kv *kv, size_t index, uint32
     const uint64_t at = kv->value.offset;
     if (kv->type != GF_GGUF_UINT32) return fail_at(r, at - 4, GF_GGUF_ALIGNMENT_NOT_U32, kv->type, 0);
     const uint32_t value = (uint32_t)load(r->data + at, 4);
-    if (value == 0 || (value & (value - 1)) != 0) return fail_at(r, at, GF_GGUF_BAD_ALIGNMENT, value, 0);
+    if (value == 0 || (value & (value - 1)) != 0 || value > GF_GGUF_MAX_ALIGNMENT)
+        return fail_at(r, at, GF_GGUF_BAD_ALIGNMENT, value, GF_GGUF_MAX_ALIGNMENT);
     *alignment = value;
     return true;
 }
@@ -304,14 +316,14 @@ static bool find_data(reader *r, gf_gguf *out) {
 
 /* From an offset in the data section to one in the file. */
 static bool place_tensor(reader *r, gf_gguf_tensor *t, const gf_gguf *out) {
-    const uint64_t room = r->size - out->data_offset;
+    const uint64_t room = r->file_size - out->data_offset;
     if (t->offset % out->alignment != 0)
         return fail_at(r, t->name.offset, GF_GGUF_MISALIGNED_TENSOR, t->offset, out->alignment);
     if (t->offset > room || t->nbytes > room - t->offset) {
         const uint64_t start =
             t->offset > UINT64_MAX - out->data_offset ? UINT64_MAX : t->offset + out->data_offset;
         const uint64_t end = t->nbytes > UINT64_MAX - start ? UINT64_MAX : start + t->nbytes;
-        return fail_at(r, t->name.offset, GF_GGUF_TENSOR_PAST_END, end, r->size);
+        return fail_at(r, t->name.offset, GF_GGUF_TENSOR_PAST_END, end, r->file_size);
     }
     t->offset += out->data_offset;
     return true;
@@ -364,9 +376,10 @@ static bool place_tensors(reader *r, gf_gguf *out) {
 /* ---- the whole header ---- */
 
 static bool read_magic(reader *r) {
-    const size_t n = left(r) < 4 ? left(r) : 4;
+    const unsigned n = left(r) < 4 ? (unsigned)left(r) : 4;
+    if (!has(r, n)) return false;
     if (n == 0 || memcmp(r->data, "GGUF", n) != 0)
-        return fail(r, GF_GGUF_NOT_GGUF, n == 0 ? 0 : load(r->data, (unsigned)n), n);
+        return fail(r, GF_GGUF_NOT_GGUF, n == 0 ? 0 : load(r->data, n), n);
     return skip(r, 4);
 }
 
@@ -389,11 +402,14 @@ static bool read_header(reader *r, gf_gguf *out) {
         return fail_at(r, counts, GF_GGUF_BAD_TENSOR_COUNT, n_tensors, left(r) / MIN_TENSOR_BYTES);
     if (n_kvs > left(r) / MIN_KV_BYTES)
         return fail_at(r, counts + 8, GF_GGUF_BAD_KV_COUNT, n_kvs, left(r) / MIN_KV_BYTES);
+    if (n_tensors > GF_GGUF_MAX_COUNT)
+        return fail_at(r, counts, GF_GGUF_TOO_MANY_TENSORS, n_tensors, GF_GGUF_MAX_COUNT);
+    if (n_kvs > GF_GGUF_MAX_COUNT) return fail_at(r, counts + 8, GF_GGUF_TOO_MANY_KVS, n_kvs, GF_GGUF_MAX_COUNT);
     return read_kvs(r, n_kvs, out) && read_tensors(r, n_tensors, out) && place_tensors(r, out);
 }
 
-gf_gguf_error gf_gguf_parse(const uint8_t *data, size_t size, gf_gguf *out) {
-    reader r = {.data = data, .size = size};
+gf_gguf_error gf_gguf_parse(const uint8_t *data, size_t size, uint64_t file_size, gf_gguf *out) {
+    reader r = {.data = data, .size = size, .file_size = file_size};
     *out = (gf_gguf){.alignment = GF_GGUF_DEFAULT_ALIGNMENT};
     if (!read_header(&r, out)) gf_gguf_free(out);
     return r.error;
@@ -450,6 +466,6 @@ size_t gf_gguf_write(uint8_t *dst, size_t capacity, uint32_t version, const gf_g
         put(&w, kvs[i].value, kvs[i].value_size);
     }
     for (size_t i = 0; i < n_tensors; i++) put_tensor(&w, &tensors[i]);
-    while (w.pos % alignment != 0) put_int(&w, 0, 1);
+    while (alignment > 1 && w.pos % alignment != 0) put_int(&w, 0, 1);
     return w.pos;
 }

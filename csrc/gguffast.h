@@ -16,8 +16,14 @@ extern "C" {
 
 /* ---- tensor types ---- */
 
-/* The plain number formats, by their number in GGUF files (enum ggml_type).  types.def knows all types. */
-enum gf_type { GF_F32 = 0, GF_F16 = 1, GF_BF16 = 30 };
+/* Every type by its number in GGUF files (enum ggml_type): GF_F32, GF_Q4_K … */
+enum gf_type {
+#define CODEC(id, type, weights, size, scale_offset, scale_count) GF_##type = id,
+#define KNOWN CODEC
+#include "types.def"
+#undef CODEC
+#undef KNOWN
+};
 
 typedef struct {
     int id;              /* the number in the file */
@@ -38,14 +44,15 @@ const gf_type_info *gf_type_find(int64_t id);
 
 /* ---- targets ---- */
 
-/* Names of the instruction sets that were built in and that this CPU and operating system run, best first, ended
- * by NULL: "avx512", "avx2", "neon", "portable". */
-const char *const *gf_targets(void);
+/* The instruction sets that were built in and that this CPU and operating system run, best first: "avx512", "avx2",
+ * "neon", "portable".  NULL for an index beyond the last one. */
+const char *gf_available_target(size_t index);
 
-/* The one in use.  Chosen at the first call: the best one. */
+/* The one in use, by any thread: the best one, unless another was forced. */
 const char *gf_target(void);
 
-/* Force one.  False if this machine does not have it; then nothing changes. */
+/* Force one.  False if this machine does not have it; then nothing changes.  Kernels that are running go on as they
+ * began; the bits are the same. */
 bool gf_set_target(const char *name);
 
 /* ---- rows ---- */
@@ -70,10 +77,11 @@ typedef struct {
 } gf_recode_result;
 
 /* Rows of one type into rows of another, through scratch of gf_recode_scratch() floats: widen, check, quantize, a
- * few rows at a time so that everything stays in cache.  If the types are equal the rows are copied and checked. */
+ * few weights at a time so that everything stays in cache.  If the types are equal the rows are copied and checked.
+ * Each type has a codec unless they are equal; ncols is not 0 and a multiple of both block sizes. */
 gf_recode_result gf_recode(int src_type, const void *src, int dst_type, void *dst, size_t nrows, size_t ncols,
                            const float *importance, float *scratch);
-size_t gf_recode_scratch(size_t ncols);
+size_t gf_recode_scratch(size_t ncols, bool importance);
 
 /* ---- GGUF files ---- */
 
@@ -96,6 +104,10 @@ enum gf_gguf_type {
 
 enum { GF_GGUF_MAX_DIMS = 4, GF_GGUF_MAX_NAME = 63, GF_GGUF_DEFAULT_ALIGNMENT = 32 };
 
+/* Bounds of our own, so that no small file costs much: pairs or tensors of a file, bytes of alignment, bytes of a
+ * header.  The largest model has some thousand tensors, the largest vocabulary takes some 30 MB. */
+enum { GF_GGUF_MAX_COUNT = 1 << 16, GF_GGUF_MAX_ALIGNMENT = 1 << 20, GF_GGUF_MAX_HEADER = 1 << 30 };
+
 /* What can be wrong with a header, and what `found` and `limit` of the error then hold. */
 #define GF_GGUF_STATUSES(X)                                                                                        \
     X(OK)                                                                                                          \
@@ -104,15 +116,19 @@ enum { GF_GGUF_MAX_DIMS = 4, GF_GGUF_MAX_NAME = 63, GF_GGUF_DEFAULT_ALIGNMENT = 
     X(BIG_ENDIAN)       /* version as read */                                                                      \
     X(BAD_VERSION)      /* version, newest known */                                                                \
     X(TRUNCATED)        /* bytes that are left, bytes that are needed */                                           \
+    X(INCOMPLETE)       /* bytes at hand, bytes that are needed: no fault of the file */                           \
+    X(HUGE_HEADER)      /* bytes of the header at the least, most allowed */                                       \
     X(BAD_KV_COUNT)     /* count, the most that the file could hold */                                             \
     X(BAD_TENSOR_COUNT) /* the same */                                                                             \
-    X(BAD_ARRAY_COUNT)  /* the same */                                                                             \
+    X(TOO_MANY_KVS)     /* count, most allowed */                                                                  \
+    X(TOO_MANY_TENSORS) /* the same */                                                                             \
+    X(BAD_ARRAY_COUNT)  /* count, the most that the file could hold */                                             \
     X(EMPTY_KEY)                                                                                                   \
     X(DUPLICATE_KEY)  /* index of the first */                                                                     \
     X(BAD_VALUE_TYPE) /* type */                                                                                   \
     X(NESTED_ARRAY)                                                                                                \
     X(ALIGNMENT_NOT_U32) /* type */                                                                                \
-    X(BAD_ALIGNMENT)     /* alignment */                                                                           \
+    X(BAD_ALIGNMENT)     /* alignment, most allowed */                                                             \
     X(LONG_TENSOR_NAME)  /* bytes, most allowed */                                                                 \
     X(DUPLICATE_TENSOR)  /* index of the first */                                                                  \
     X(TOO_MANY_DIMS)     /* number, most allowed */                                                                \
@@ -177,10 +193,11 @@ typedef struct {
     gf_gguf_tensor *tensors; /* in file order; names differ, data lies in the file and does not overlap */
 } gf_gguf;
 
-/* Read the header of a GGUF file, version 2 or 3, little-endian, of which all `size` bytes are at `data`.  Nothing
- * in it is trusted; memory is proportional to what was really there.  Strings are located, not decoded: they may
- * hold any bytes.  On success free the result with gf_gguf_free; on an error there is nothing to free. */
-gf_gguf_error gf_gguf_parse(const uint8_t *data, size_t size, gf_gguf *out);
+/* Read the header of a GGUF file, version 2 or 3, little-endian, of whose `file_size` bytes the first `size` are at
+ * `data`.  If the header does not end there the error is GF_GGUF_INCOMPLETE: call again with more.  Nothing in it
+ * is trusted; memory is proportional to what was really there.  Strings are located, not decoded: they may hold any
+ * bytes.  On success free the result with gf_gguf_free; on an error there is nothing to free. */
+gf_gguf_error gf_gguf_parse(const uint8_t *data, size_t size, uint64_t file_size, gf_gguf *out);
 void gf_gguf_free(gf_gguf *gguf);
 
 typedef struct {

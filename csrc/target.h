@@ -1,10 +1,11 @@
-/* What every instruction set offers.  One per compiled copy of target.c. */
+/* What every instruction set offers.  One table per compiled copy of target.c. */
 #ifndef GGUFFAST_TARGET_H
 #define GGUFFAST_TARGET_H
 
 #include "gguffast.h"
 
 typedef struct {
+    /* Without importance no block depends on another one; with it, all blocks of a row may. */
     void (*quantize)(const float *src, void *dst, size_t nrows, size_t ncols, const float *importance);
     void (*dequantize)(const void *src, float *dst, size_t n);
 } gf_codec;
@@ -19,6 +20,10 @@ typedef struct {
     size_t (*first_nonfinite_F16)(const void *src, size_t n);
     size_t (*first_nonfinite_BF16)(const void *src, size_t n);
 } gf_target_table;
+
+/* The name of a target's table: gf_target_avx2 … */
+#define GF_TARGET_TABLE(target) GF_TARGET_TABLE_(target)
+#define GF_TARGET_TABLE_(target) gf_target_##target
 
 extern const gf_target_table gf_target_portable, gf_target_avx2, gf_target_avx512, gf_target_neon;
 

@@ -1,11 +1,16 @@
 /* What the codecs share: the walk over groups of blocks, and rounding. */
+#ifndef GGUFFAST_CODECS_COMMON_H
+#define GGUFFAST_CODECS_COMMON_H
+
 #include "../blocks.h"
 #include "../half.h"
+#include "../lanes/lanes.h"
 
 #include <float.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -97,3 +102,5 @@ INLINE lanes levels_symmetric(const float *x, float scale, float nmax) {
     if (scale == 0) return v_set(0);
     return clamp(v_nearest_any(v_set(scale) * v_load(x)), -nmax, nmax - 1) + v_set(nmax);
 }
+
+#endif

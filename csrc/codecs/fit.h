@@ -3,6 +3,10 @@
  * Each follows the arithmetic of ggml-quants.c of llama.cpp to the letter, because the promise is its bits: the
  * order of sums, `w * l * x` as (w * l) * x, no fused multiply-add.  The levels themselves are not kept: they
  * follow from the scale that found them, and are rarely wanted (see the callers). */
+#ifndef GGUFFAST_CODECS_FIT_H
+#define GGUFFAST_CODECS_FIT_H
+
+#include "common.h"
 
 /* ---- x ~ scale * level + min, level 0 … nmax  (make_qkx2_quants, make_qkx3_quants) ---- */
 
@@ -261,3 +265,5 @@ INLINE lanes fit_nonnegative(const lanes *x, const lanes *w, int n, float nmax, 
     for (int i = 0; i < n; i++) levels[i] = v_select(zeros, zero, levels[i]);
     return v_select(v_andnot(v_lt(zero, sum_l2), zeros), sum_lx / sum_l2, zero);
 }
+
+#endif

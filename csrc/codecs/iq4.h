@@ -1,4 +1,8 @@
 /* IQ4_NL, IQ4_XS: four bits that name one of sixteen uneven values. */
+#ifndef GGUFFAST_CODECS_IQ4_H
+#define GGUFFAST_CODECS_IQ4_H
+
+#include "fit.h"
 
 static const float iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 /* Halfway between two values; on the step itself the upper one is the nearest, as in llama.cpp (its differences
@@ -129,3 +133,5 @@ static void dequantize_IQ4_XS(const void *src, float *dst, size_t n) {
         }
     }
 }
+
+#endif

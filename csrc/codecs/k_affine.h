@@ -1,5 +1,10 @@
 /* Q2_K, Q4_K, Q5_K: super-blocks of 256 weights; each sub-block has a scale and a minimum, which are themselves
  * quantized and share two half-precision factors. */
+#ifndef GGUFFAST_CODECS_K_AFFINE_H
+#define GGUFFAST_CODECS_K_AFFINE_H
+
+#include "fit.h"
+#include "packing.h"
 
 typedef struct {
     int n; /* weights in a sub-block: 16 (Q2_K) or 32 */
@@ -117,21 +122,6 @@ INLINE void affine_levels(const affine_kind *kind, const float *x, const affine_
 
 /* ---- packing ---- */
 
-/* Two bits a weight: of each 128, byte i holds weights i, i + 32, i + 64, i + 96. */
-INLINE void pack_2bit(const uint8_t *levels, uint8_t *qs) {
-    for (int at = 0; at < QK_K; at += 128, qs += 32)
-        for (int i = 0; i < 32; i++) {
-            const uint8_t *l = levels + at + i;
-            qs[i] = (uint8_t)((l[0] & 3) | (l[32] & 3) << 2 | (l[64] & 3) << 4 | (l[96] & 3) << 6);
-        }
-}
-
-/* Four bits a weight: of each 64, byte i holds weights i and i + 32. */
-INLINE void pack_4bit(const uint8_t *levels, uint8_t *qs) {
-    for (int at = 0; at < QK_K; at += 64, qs += 32)
-        for (int i = 0; i < 32; i++) qs[i] = (uint8_t)((levels[at + i] & 15) | (levels[at + i + 32] & 15) << 4);
-}
-
 /* Eight scales and eight minima of six bits in twelve bytes: the first four of each lie in the low bits, the low
  * nibbles of the last four in bytes 8 … 11, and their high bits above the first ones. */
 INLINE void pack_scales(const affine_header *h, uint8_t scales[12]) {
@@ -168,11 +158,7 @@ INLINE void pack_Q5_K(const affine_header *h, const uint8_t *levels, block_Q5_K 
     y->d = h->d, y->dmin = h->dmin;
     pack_scales(h, y->scales);
     pack_4bit(levels, y->qs);
-    for (int i = 0; i < 32; i++) {
-        unsigned bits = 0;
-        for (int j = 0; j < 8; j++) bits |= (levels[32 * j + i] >> 4 & 1u) << j;
-        y->qh[i] = (uint8_t)bits;
-    }
+    pack_bit(levels, 4, y->qh);
 }
 
 /* ---- the codecs ---- */
@@ -250,3 +236,5 @@ static void dequantize_Q5_K(const void *src, float *dst, size_t n) {
     for (size_t b = 0; b < n / QK_K; b++, x++)
         dequantize_affine(x->d, x->dmin, x->scales, x->qs, x->qh, dst + b * QK_K);
 }
+
+#endif

@@ -1,5 +1,10 @@
 /* Q3_K, Q6_K: super-blocks of 256 weights in sixteen sub-blocks of 16; each has a signed scale, quantized in turn
  * against one half-precision factor. */
+#ifndef GGUFFAST_CODECS_K_SYMMETRIC_H
+#define GGUFFAST_CODECS_K_SYMMETRIC_H
+
+#include "fit.h"
+#include "packing.h"
 
 enum { SUBS = QK_K / 16 };
 
@@ -110,11 +115,7 @@ static void dequantize_Q6_K(const void *src, float *dst, size_t n) {
 /* ---- Q3_K ---- */
 
 INLINE void pack_Q3_K(const int scale[SUBS], gf_half d, const uint8_t *levels, block_Q3_K *y) {
-    for (int i = 0; i < 32; i++) {
-        unsigned bits = 0;
-        for (int j = 0; j < 8; j++) bits |= (levels[32 * j + i] >> 2 & 1u) << j;
-        y->hmask[i] = (uint8_t)bits;
-    }
+    pack_bit(levels, 2, y->hmask);
     pack_2bit(levels, y->qs);
     /* Sixteen scales of six bits in twelve bytes: low nibbles first, then the high bits, four to a byte. */
     memset(y->scales, 0, sizeof y->scales);
@@ -208,3 +209,5 @@ static void dequantize_Q3_K(const void *src, float *dst, size_t n) {
         }
     }
 }
+
+#endif

@@ -1,4 +1,32 @@
 /* Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: blocks of 32 weights with one scale, and for the _1 types a minimum. */
+#ifndef GGUFFAST_CODECS_LEGACY_H
+#define GGUFFAST_CODECS_LEGACY_H
+
+#include "fit.h"
+
+/* One of the types but Q8_0.  A member that a type lacks has offset 0, where each block has its scale. */
+typedef struct {
+    int nmax;             /* levels -nmax … nmax - 1, or with a minimum 0 … nmax */
+    affine_search search; /* with a minimum and an importance matrix */
+    size_t bytes;         /* of a block */
+    size_t m, qh, qs;     /* where in it the minimum stands, the fifth bits, the other four */
+} legacy_kind;
+
+#define MEMBER(name, member) .member = offsetof(block_##name, member)
+static const legacy_kind kind_Q4_0 = {.nmax = 8, .bytes = sizeof(block_Q4_0), MEMBER(Q4_0, qs)};
+static const legacy_kind kind_Q5_0 = {.nmax = 16, .bytes = sizeof(block_Q5_0), MEMBER(Q5_0, qh), MEMBER(Q5_0, qs)};
+static const legacy_kind kind_Q4_1 = {.nmax = 15,
+                                      .search = {15, -0.9f, 0.05f, 36, false},
+                                      .bytes = sizeof(block_Q4_1),
+                                      MEMBER(Q4_1, m),
+                                      MEMBER(Q4_1, qs)};
+static const legacy_kind kind_Q5_1 = {.nmax = 31,
+                                      .search = {31, -0.9f, 0.05f, 36, false},
+                                      .bytes = sizeof(block_Q5_1),
+                                      MEMBER(Q5_1, m),
+                                      MEMBER(Q5_1, qh),
+                                      MEMBER(Q5_1, qs)};
+#undef MEMBER
 
 /* The levels of a block, LANES at a time. */
 typedef struct {
@@ -74,34 +102,23 @@ INLINE void pack_fifth_bits(const block_levels *levels, uint8_t qh[4]) {
     for (int b = 0; b < 4; b++) qh[b] = (uint8_t)(bits >> 8 * b);
 }
 
-INLINE void pack_Q4_0(gf_half d, gf_half m, const block_levels *levels, block_Q4_0 *y) {
-    (void)m;
-    y->d = d;
-    pack_nibbles(levels, y->qs);
+INLINE void pack_legacy(const legacy_kind *kind, gf_half d, gf_half m, const block_levels *levels, uint8_t *y) {
+    memcpy(y, d.bytes, sizeof d);
+    if (kind->m) memcpy(y + kind->m, m.bytes, sizeof m);
+    if (kind->qh) pack_fifth_bits(levels, y + kind->qh);
+    pack_nibbles(levels, y + kind->qs);
 }
 
-INLINE void pack_Q4_1(gf_half d, gf_half m, const block_levels *levels, block_Q4_1 *y) {
-    y->d = d, y->m = m;
-    pack_nibbles(levels, y->qs);
-}
-
-INLINE void pack_Q5_0(gf_half d, gf_half m, const block_levels *levels, block_Q5_0 *y) {
-    (void)m;
-    y->d = d;
-    pack_fifth_bits(levels, y->qh);
-    pack_nibbles(levels, y->qs);
-}
-
-INLINE void pack_Q5_1(gf_half d, gf_half m, const block_levels *levels, block_Q5_1 *y) {
-    y->d = d, y->m = m;
-    pack_fifth_bits(levels, y->qh);
-    pack_nibbles(levels, y->qs);
+INLINE void quantize_plain(const legacy_kind *kind, const float *x, size_t n, uint8_t *y) {
+    for (size_t b = 0; b < n / QK; b++, x += QK, y += kind->bytes) {
+        gf_half d, m = {{0, 0}};
+        const block_levels levels =
+            kind->m ? plain_affine(x, kind->nmax, &d, &m) : plain_symmetric(x, kind->nmax, &d);
+        pack_legacy(kind, d, m, &levels, y);
+    }
 }
 
 /* ---- with an importance matrix: the searches of the K types, and a mean square taken over the whole row ---- */
-
-static const affine_search search_Q4_1 = {15, -0.9f, 0.05f, 36, false};
-static const affine_search search_Q5_1 = {31, -0.9f, 0.05f, 36, false};
 
 /* Here a lane is a row, because the mean square belongs to a row. */
 typedef struct {
@@ -127,21 +144,17 @@ typedef struct {
     float level_scale[LANES], level_min[LANES];
 } row_fits;
 
-INLINE row_fits fit_rows_symmetric(const row_group *r, const float *importance, size_t b, float nmax) {
+INLINE row_fits fit_rows(const legacy_kind *kind, const row_group *r, const float *importance, size_t b) {
     lanes x[QK], w[QK];
     row_fits fits = {{0}, {0}, {0}, {0}};
     row_weights(r, importance, b, x, w);
-    const symmetric_fit fit = fit_symmetric(x, w, QK, nmax, true);
-    v_store(fits.d, fit.scale);
-    v_store(fits.level_scale, fit.level_scale);
-    return fits;
-}
-
-INLINE row_fits fit_rows_affine(const row_group *r, const float *importance, size_t b, affine_search search) {
-    lanes x[QK], w[QK];
-    row_fits fits;
-    row_weights(r, importance, b, x, w);
-    const affine_fit fit = fit_affine(x, w, QK, search);
+    if (!kind->m) {
+        const symmetric_fit fit = fit_symmetric(x, w, QK, (float)kind->nmax, true);
+        v_store(fits.d, fit.scale);
+        v_store(fits.level_scale, fit.level_scale);
+        return fits;
+    }
+    const affine_fit fit = fit_affine(x, w, QK, kind->search);
     v_store(fits.d, fit.scale);
     v_store(fits.m, fit.min);
     v_store(fits.level_scale, fit.level_scale);
@@ -149,44 +162,68 @@ INLINE row_fits fit_rows_affine(const row_group *r, const float *importance, siz
     return fits;
 }
 
+/* The levels of block x of the row in lane k. */
+INLINE block_levels levels_fitted(const legacy_kind *kind, const float *x, const row_fits *fits, size_t k) {
+    const float nmax = (float)kind->nmax;
+    block_levels levels;
+    for (int i = 0; i < QK / LANES; i++, x += LANES)
+        levels.at[i] = kind->m ? levels_affine(x, fits->level_scale[k], fits->level_min[k], nmax)
+                               : levels_symmetric(x, fits->level_scale[k], nmax);
+    return levels;
+}
+
+INLINE void quantize_fitted(const legacy_kind *kind, const float *src, size_t nrows, size_t ncols,
+                            const float *importance, uint8_t *y) {
+    const size_t per_row = ncols / QK;
+    for (size_t first = 0; first < nrows; first += LANES) {
+        const row_group r = rows_at(src, importance, first, nrows, ncols);
+        for (size_t b = 0; b < per_row; b++) {
+            const row_fits fits = fit_rows(kind, &r, importance, b);
+            for (size_t k = 0; k < r.rows.count; k++) {
+                const block_levels levels = levels_fitted(kind, r.rows.x[k] + b * QK, &fits, k);
+                const gf_half d = gf_half_from_float(fits.d[k]), m = gf_half_from_float(fits.m[k]);
+                pack_legacy(kind, d, m, &levels, y + ((first + k) * per_row + b) * kind->bytes);
+            }
+        }
+    }
+}
+
 /* ---- the codecs ---- */
 
-/* PLAIN: levels of the block x, and its d and m.  FIT: of block b of the rows r.  LEVELS: LANES levels from x + i,
- * from the fit of lane k. */
-#define QUANTIZE_LEGACY(name, PLAIN, FIT, LEVELS)                                                                  \
+/* The fifth bits of a block as a number, weight j at bit j. */
+INLINE uint32_t fifth_bits(const uint8_t qh[4]) {
+    return qh[0] | (uint32_t)qh[1] << 8 | (uint32_t)qh[2] << 16 | (uint32_t)qh[3] << 24;
+}
+
+INLINE void dequantize_legacy(const legacy_kind *kind, const uint8_t *y, float *dst, size_t n) {
+    for (size_t b = 0; b < n / QK; b++, y += kind->bytes, dst += QK) {
+        const float d = gf_half_to_float(gf_half_at(y));
+        const float m = kind->m ? gf_half_to_float(gf_half_at(y + kind->m)) : 0;
+        const uint32_t high = kind->qh ? fifth_bits(y + kind->qh) : 0;
+        const uint8_t *qs = y + kind->qs;
+        for (int i = 0; i < QK / 2; i++) {
+            const int low = (int)((qs[i] & 15u) | (high >> i & 1) << 4);
+            const int top = (int)((unsigned)qs[i] >> 4 | (high >> (i + 16) & 1) << 4);
+            dst[i] = kind->m ? d * (float)low + m : d * (float)(low - kind->nmax);
+            dst[i + QK / 2] = kind->m ? d * (float)top + m : d * (float)(top - kind->nmax);
+        }
+    }
+}
+
+#define LEGACY(name)                                                                                               \
     static void quantize_##name(const float *src, void *dst, size_t nrows, size_t ncols,                           \
                                 const float *importance) {                                                         \
-        const size_t per_row = ncols / QK;                                                                         \
-        block_##name *y = dst;                                                                                     \
-        for (size_t block = 0; !importance && block < nrows * per_row; block++) {                                  \
-            const float *x = src + block * QK;                                                                     \
-            gf_half d, m = {{0, 0}};                                                                               \
-            const block_levels levels = PLAIN;                                                                     \
-            pack_##name(d, m, &levels, y + block);                                                                 \
-        }                                                                                                          \
-        for (size_t first = 0; importance && first < nrows; first += LANES) {                                      \
-            const row_group r = rows_at(src, importance, first, nrows, ncols);                                     \
-            for (size_t b = 0; b < per_row; b++) {                                                                 \
-                const row_fits fits = FIT;                                                                         \
-                for (size_t k = 0; k < r.rows.count; k++) {                                                        \
-                    const float *x = r.rows.x[k] + b * QK;                                                         \
-                    block_levels levels;                                                                           \
-                    for (int i = 0; i < QK; i += LANES) levels.at[i / LANES] = LEVELS;                             \
-                    const gf_half d = gf_half_from_float(fits.d[k]), m = gf_half_from_float(fits.m[k]);            \
-                    pack_##name(d, m, &levels, y + (first + k) * per_row + b);                                     \
-                }                                                                                                  \
-            }                                                                                                      \
-        }                                                                                                          \
+        if (importance) quantize_fitted(&kind_##name, src, nrows, ncols, importance, dst);                         \
+        else quantize_plain(&kind_##name, src, nrows *ncols, dst);                                                 \
+    }                                                                                                              \
+    static void dequantize_##name(const void *src, float *dst, size_t n) {                                         \
+        dequantize_legacy(&kind_##name, src, dst, n);                                                              \
     }
 
-QUANTIZE_LEGACY(Q4_0, plain_symmetric(x, 8, &d), fit_rows_symmetric(&r, importance, b, 8),
-                levels_symmetric(x + i, fits.level_scale[k], 8))
-QUANTIZE_LEGACY(Q5_0, plain_symmetric(x, 16, &d), fit_rows_symmetric(&r, importance, b, 16),
-                levels_symmetric(x + i, fits.level_scale[k], 16))
-QUANTIZE_LEGACY(Q4_1, plain_affine(x, 15, &d, &m), fit_rows_affine(&r, importance, b, search_Q4_1),
-                levels_affine(x + i, fits.level_scale[k], fits.level_min[k], 15))
-QUANTIZE_LEGACY(Q5_1, plain_affine(x, 31, &d, &m), fit_rows_affine(&r, importance, b, search_Q5_1),
-                levels_affine(x + i, fits.level_scale[k], fits.level_min[k], 31))
+LEGACY(Q4_0)
+LEGACY(Q4_1)
+LEGACY(Q5_0)
+LEGACY(Q5_1)
 
 static void quantize_Q8_0(const float *src, void *dst, size_t nrows, size_t ncols, const float *importance) {
     (void)importance; /* eight bits are enough: llama.cpp does not look at it either */
@@ -208,57 +245,6 @@ static void quantize_Q8_0(const float *src, void *dst, size_t nrows, size_t ncol
     }
 }
 
-static void dequantize_Q4_0(const void *src, float *dst, size_t n) {
-    const block_Q4_0 *x = src;
-    for (size_t b = 0; b < n / QK; b++, x++, dst += QK) {
-        const float d = gf_half_to_float(x->d);
-        for (int i = 0; i < QK / 2; i++) {
-            dst[i] = d * (float)((x->qs[i] & 15) - 8);
-            dst[i + QK / 2] = d * (float)((x->qs[i] >> 4) - 8);
-        }
-    }
-}
-
-static void dequantize_Q4_1(const void *src, float *dst, size_t n) {
-    const block_Q4_1 *x = src;
-    for (size_t b = 0; b < n / QK; b++, x++, dst += QK) {
-        const float d = gf_half_to_float(x->d), m = gf_half_to_float(x->m);
-        for (int i = 0; i < QK / 2; i++) {
-            dst[i] = d * (float)(x->qs[i] & 15) + m;
-            dst[i + QK / 2] = d * (float)(x->qs[i] >> 4) + m;
-        }
-    }
-}
-
-/* The fifth bits of a block as a number, weight j at bit j. */
-INLINE uint32_t fifth_bits(const uint8_t qh[4]) {
-    return qh[0] | (uint32_t)qh[1] << 8 | (uint32_t)qh[2] << 16 | (uint32_t)qh[3] << 24;
-}
-
-static void dequantize_Q5_0(const void *src, float *dst, size_t n) {
-    const block_Q5_0 *x = src;
-    for (size_t b = 0; b < n / QK; b++, x++, dst += QK) {
-        const float d = gf_half_to_float(x->d);
-        const uint32_t high = fifth_bits(x->qh);
-        for (int i = 0; i < QK / 2; i++) {
-            dst[i] = d * (float)((int)((x->qs[i] & 15u) | (high >> i & 1) << 4) - 16);
-            dst[i + QK / 2] = d * (float)((int)((unsigned)x->qs[i] >> 4 | (high >> (i + 16) & 1) << 4) - 16);
-        }
-    }
-}
-
-static void dequantize_Q5_1(const void *src, float *dst, size_t n) {
-    const block_Q5_1 *x = src;
-    for (size_t b = 0; b < n / QK; b++, x++, dst += QK) {
-        const float d = gf_half_to_float(x->d), m = gf_half_to_float(x->m);
-        const uint32_t high = fifth_bits(x->qh);
-        for (int i = 0; i < QK / 2; i++) {
-            dst[i] = d * (float)((x->qs[i] & 15u) | (high >> i & 1) << 4) + m;
-            dst[i + QK / 2] = d * (float)((unsigned)x->qs[i] >> 4 | (high >> (i + 16) & 1) << 4) + m;
-        }
-    }
-}
-
 static void dequantize_Q8_0(const void *src, float *dst, size_t n) {
     const block_Q8_0 *x = src;
     for (size_t b = 0; b < n / QK; b++, x++, dst += QK) {
@@ -266,3 +252,5 @@ static void dequantize_Q8_0(const void *src, float *dst, size_t n) {
         for (int i = 0; i < QK; i++) dst[i] = d * (float)(int8_t)x->qs[i];
     }
 }
+
+#endif

@@ -1,4 +1,8 @@
 /* F32, F16, BF16: no blocks, only rounding.  And the search for numbers that are none. */
+#ifndef GGUFFAST_CODECS_PLAIN_H
+#define GGUFFAST_CODECS_PLAIN_H
+
+#include "common.h"
 
 static void quantize_F32(const float *src, void *dst, size_t nrows, size_t ncols, const float *importance) {
     (void)importance;
@@ -70,3 +74,5 @@ static void dequantize_BF16(const void *src, float *dst, size_t n) {
 FIRST_NONFINITE(first_nonfinite_F32, uint32_t, 0x7f800000u)
 FIRST_NONFINITE(first_nonfinite_F16, uint16_t, 0x7c00u)
 FIRST_NONFINITE(first_nonfinite_BF16, uint16_t, 0x7f80u)
+
+#endif

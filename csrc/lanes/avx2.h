@@ -1,4 +1,7 @@
 /* Eight lanes: AVX2.  See portable.h for what each name means. */
+#ifndef GGUFFAST_LANES_AVX2_H
+#define GGUFFAST_LANES_AVX2_H
+
 #include <immintrin.h>
 #include <stdint.h>
 
@@ -114,3 +117,5 @@ static inline lanes v_staircase(lanes a, const float steps[16], const float valu
     return _mm256_blendv_ps(_mm256_permutevar8x32_ps(_mm256_loadu_ps(values), i),
                             _mm256_permutevar8x32_ps(_mm256_loadu_ps(values + 8), i), m8);
 }
+
+#endif

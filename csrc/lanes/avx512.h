@@ -1,4 +1,7 @@
 /* Sixteen lanes: AVX-512 (F, BW, DQ, VL).  See portable.h for what each name means. */
+#ifndef GGUFFAST_LANES_AVX512_H
+#define GGUFFAST_LANES_AVX512_H
+
 #include <immintrin.h>
 #include <stdint.h>
 
@@ -89,3 +92,5 @@ static inline lanes v_staircase(lanes a, const float steps[16], const float valu
     }
     return _mm512_permutexvar_ps(i, _mm512_loadu_ps(values));
 }
+
+#endif

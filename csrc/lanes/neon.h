@@ -1,4 +1,7 @@
 /* Four lanes: AArch64 NEON.  See portable.h for what each name means. */
+#ifndef GGUFFAST_LANES_NEON_H
+#define GGUFFAST_LANES_NEON_H
+
 #include <arm_neon.h>
 #include <stdint.h>
 #include <string.h>
@@ -78,3 +81,5 @@ static inline lanes v_staircase(lanes a, const float steps[16], const float valu
     const float found[LANES] = {values[at[0]], values[at[1]], values[at[2]], values[at[3]]};
     return vld1q_f32(found);
 }
+
+#endif

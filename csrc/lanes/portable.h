@@ -5,6 +5,11 @@
  *     mask      LANES truth values
  *     + - * /   lane by lane, each rounded once; no operation here ever changes the order of another
  */
+#ifndef GGUFFAST_LANES_PORTABLE_H
+#define GGUFFAST_LANES_PORTABLE_H
+
+#include "../half.h"
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -76,3 +81,5 @@ static inline lanes v_staircase(lanes a, const float steps[16], const float valu
     for (int half = 8; half; half /= 2) i += a < steps[i + half] ? 0 : half;
     return values[i];
 }
+
+#endif

@@ -6,6 +6,8 @@ not needed here.
 """
 
 import os
+from collections import namedtuple
+from enum import IntEnum
 
 from gguffast.errors import OptionError
 
@@ -17,6 +19,11 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 cdef extern from "gguffast.h" nogil:
+    enum:
+        GF_RECODE_OK
+        GF_RECODE_BAD_INPUT
+        GF_RECODE_BAD_OUTPUT
+
     ctypedef struct gf_type_info:
         int id
         const char *name
@@ -31,33 +38,36 @@ cdef extern from "gguffast.h" nogil:
 
     const gf_type_info *gf_types(size_t *count)
     const gf_type_info *gf_type_find(int64_t id)
-    const char *const *gf_targets()
+    const char *gf_available_target(size_t index)
     const char *gf_target()
     bint gf_set_target(const char *name)
     void gf_quantize(int type, const float *src, void *dst, size_t nrows, size_t ncols, const float *importance)
     void gf_dequantize(int type, const void *src, float *dst, size_t n)
-    size_t gf_recode_scratch(size_t ncols)
+    size_t gf_recode_scratch(size_t ncols, bint importance)
     gf_recode_result gf_recode(int src_type, const void *src, int dst_type, void *dst, size_t nrows, size_t ncols,
                                const float *importance, float *scratch)
 
 
 # ---- types and targets -------------------------------------------------------------------------------------------
 
+TypeRow = namedtuple("TypeRow", "number name block_size block_bytes quantized has_codec")
+
+
 def type_table():
-    """All tensor types: (number, name, block size, block bytes, quantized, has codec)."""
+    """All tensor types, a :class:`TypeRow` each."""
     cdef size_t i, count
     cdef const gf_type_info *types = gf_types(&count)
-    return [(types[i].id, types[i].name.decode(), types[i].block_size, types[i].block_bytes,
-             bool(types[i].quantized), bool(types[i].has_codec)) for i in range(count)]
+    return [TypeRow(types[i].id, types[i].name.decode(), types[i].block_size, types[i].block_bytes,
+                    bool(types[i].quantized), bool(types[i].has_codec)) for i in range(count)]
 
 
 def targets():
     """The instruction sets that this build has and this machine runs, best first."""
-    cdef const char *const *names = gf_targets()
+    cdef const char *name = gf_available_target(0)
     found = []
-    while names[0] != NULL:
-        found.append(names[0].decode())
-        names += 1
+    while name != NULL:
+        found.append(name.decode())
+        name = gf_available_target(len(found))
     return tuple(found)
 
 
@@ -104,7 +114,7 @@ cdef class _Buffer:
         if self.held:
             PyBuffer_Release(&self.view)
 
-    cdef size_t size(self):
+    cdef size_t size(self) noexcept nogil:
         return <size_t>self.view.len
 
 
@@ -163,11 +173,25 @@ def dequantize(int type, src, dst):
         gf_dequantize(type, x.view.buf, floats, n)
 
 
+class RecodeStatus(IntEnum):
+    """How :func:`recode` went; false for OK."""
+
+    OK = GF_RECODE_OK
+    BAD_INPUT = GF_RECODE_BAD_INPUT
+    BAD_OUTPUT = GF_RECODE_BAD_OUTPUT
+
+
+RecodeResult = namedtuple("RecodeResult", "status row")
+
+
 def recode(int src_type, src, int dst_type, dst, size_t ncols, importance=None):
     """Rows of one type to rows of another; of the same type: copy and check.
 
-    Returns (status, row): 0 for done; 1 for a NaN or an infinity in ``row`` of the source; 2 for a ``row`` whose weights
-    are too large for the type's half-precision scale.
+    Returns
+    -------
+    RecodeResult
+        BAD_INPUT: ``row`` is the first with a NaN or an infinity in the source. BAD_OUTPUT: the first whose weights are
+        too large for the type's half-precision scale.
     """
     cdef const gf_type_info *from_ = gf_type_find(src_type)
     cdef const gf_type_info *to
@@ -182,14 +206,14 @@ def recode(int src_type, src, int dst_type, dst, size_t ncols, importance=None):
     if nrows * src_row != x.size() or nrows * dst_row != y.size():
         raise ValueError(f"{x.size()} and {y.size()} bytes do not make rows of {ncols} weights")
     cdef const float *weights = _importance(w, ncols)
-    cdef float *scratch = <float *>malloc(gf_recode_scratch(ncols) * sizeof(float))
+    cdef float *scratch = <float *>malloc(gf_recode_scratch(ncols, weights != NULL) * sizeof(float))
     if scratch == NULL:
         raise MemoryError
     cdef gf_recode_result result
     with nogil:
         result = gf_recode(src_type, x.view.buf, dst_type, y.view.buf, nrows, ncols, weights, scratch)
     free(scratch)
-    return result.status, result.row
+    return RecodeResult(RecodeStatus(result.status), result.row)
 
 
 # ---- GGUF headers ------------------------------------------------------------------------------------------------
@@ -197,7 +221,10 @@ def recode(int src_type, src, int dst_type, dst, size_t ncols, importance=None):
 cdef extern from "gguffast.h" nogil:
     enum:
         GF_GGUF_OK
+        GF_GGUF_DEFAULT_ALIGNMENT
+        GF_GGUF_MAX_ALIGNMENT
         GF_GGUF_MAX_DIMS
+        GF_GGUF_MAX_NAME
 
     ctypedef struct gf_span:
         uint64_t offset
@@ -250,14 +277,40 @@ cdef extern from "gguffast.h" nogil:
         uint64_t offset
 
     const char *gf_gguf_status_name(int status)
-    gf_gguf_error gf_gguf_parse(const uint8_t *data, size_t size, gf_gguf *out)
+    gf_gguf_error gf_gguf_parse(const uint8_t *data, size_t size, uint64_t file_size, gf_gguf *out)
     void gf_gguf_free(gf_gguf *gguf)
     size_t gf_gguf_write(uint8_t *dst, size_t capacity, uint32_t version, const gf_gguf_kv_out *kvs, size_t n_kvs,
                          const gf_gguf_tensor_out *tensors, size_t n_tensors, uint32_t alignment)
 
 
+DEFAULT_ALIGNMENT, MAX_ALIGNMENT = GF_GGUF_DEFAULT_ALIGNMENT, GF_GGUF_MAX_ALIGNMENT
+MAX_DIMS, MAX_NAME_BYTES = GF_GGUF_MAX_DIMS, GF_GGUF_MAX_NAME
+
+HeaderPair = namedtuple("HeaderPair", "key type offset size")
+HeaderTensor = namedtuple("HeaderTensor", "name ne type offset nbytes")
+Header = namedtuple("Header", "version alignment data_offset pairs tensors")
+
+
 class HeaderError(Exception):
-    """What is wrong with a GGUF header: ``args`` are the fields of gf_gguf_error, status and part as they are named."""
+    """What is wrong with a GGUF header: gf_gguf_error of gguffast.h, status and part by their names.
+
+    The status INCOMPLETE is no fault: ``limit`` bytes of the file are needed.
+    """
+
+    def __init__(self, status, part, index, name, offset, found, limit):
+        super().__init__(status)
+        self.status, self.part, self.index, self.name = status, part, index, name
+        self.offset, self.found, self.limit = offset, found, limit
+
+
+def header_statuses():
+    """The names that the status of a :class:`HeaderError` can have."""
+    cdef int status = GF_GGUF_OK + 1
+    names = []
+    while gf_gguf_status_name(status) != b"UNKNOWN":
+        names.append(gf_gguf_status_name(status).decode())
+        status += 1
+    return tuple(names)
 
 
 cdef tuple _PARTS = ("header", "key", "tensor")
@@ -267,17 +320,22 @@ cdef bytes _span_bytes(const uint8_t *data, gf_span span):
     return data[span.offset:span.offset + span.size]
 
 
-cdef list _kv_list(const uint8_t *data, const gf_gguf *gguf):
+cdef _header_error(const uint8_t *data, const gf_gguf_error *error):
+    return HeaderError(gf_gguf_status_name(error.status).decode(), _PARTS[error.part], error.index,
+                       _span_bytes(data, error.name), error.offset, error.found, error.limit)
+
+
+cdef list _pairs(const uint8_t *data, const gf_gguf *gguf):
     cdef size_t i
     cdef gf_gguf_kv kv
-    kvs = []
+    pairs = []
     for i in range(gguf.n_kvs):
         kv = gguf.kvs[i]
-        kvs.append((_span_bytes(data, kv.key), kv.type, kv.value.offset, kv.value.size))
-    return kvs
+        pairs.append(HeaderPair(_span_bytes(data, kv.key), kv.type, kv.value.offset, kv.value.size))
+    return pairs
 
 
-cdef list _tensor_list(const uint8_t *data, const gf_gguf *gguf):
+cdef list _tensors(const uint8_t *data, const gf_gguf *gguf):
     cdef size_t i
     cdef uint32_t d
     cdef const gf_gguf_tensor *t
@@ -285,35 +343,37 @@ cdef list _tensor_list(const uint8_t *data, const gf_gguf *gguf):
     for i in range(gguf.n_tensors):
         t = &gguf.tensors[i]
         ne = tuple([t.ne[d] for d in range(t.n_dims)])
-        tensors.append((_span_bytes(data, t.name), ne, t.type, t.offset, t.nbytes))
+        tensors.append(HeaderTensor(_span_bytes(data, t.name), ne, t.type, t.offset, t.nbytes))
     return tensors
 
 
-def parse_gguf(data):
-    """Check a GGUF file (any buffer that holds all of it) and locate what its header tells.
+def parse_gguf(data, uint64_t file_size):
+    """Check a GGUF file of which ``data`` is the beginning, and locate what its header tells.
 
-    Returns (version, alignment, data offset, key-value pairs, tensors); a pair is (key, type, offset, size of the value
-    after its type), a tensor (name, ne, type, offset in the file, bytes).
+    Returns
+    -------
+    Header
+        A pair's offset and size are those of the value after its type; a tensor's offset counts from the start of the
+        file.
+
+    Raises
+    ------
+    HeaderError
     """
-    cdef Py_buffer buffer
+    cdef _Buffer buffer = _Buffer(data)
+    cdef const uint8_t *start = <const uint8_t *>buffer.view.buf
     cdef gf_gguf gguf
     cdef gf_gguf_error error
-    cdef const uint8_t *bytes_
-    PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
+    if buffer.size() > file_size:
+        raise ValueError(f"{buffer.size()} bytes of a file of {file_size}")
+    with nogil:
+        error = gf_gguf_parse(start, buffer.size(), file_size, &gguf)
+    if error.status != GF_GGUF_OK:
+        raise _header_error(start, &error)
     try:
-        bytes_ = <const uint8_t *>buffer.buf
-        with nogil:
-            error = gf_gguf_parse(bytes_, <size_t>buffer.len, &gguf)
-        if error.status != GF_GGUF_OK:
-            raise HeaderError(gf_gguf_status_name(error.status).decode(), _PARTS[error.part], error.index,
-                              _span_bytes(bytes_, error.name), error.offset, error.found, error.limit)
-        try:
-            return (gguf.version, gguf.alignment, gguf.data_offset,
-                    _kv_list(bytes_, &gguf), _tensor_list(bytes_, &gguf))
-        finally:
-            gf_gguf_free(&gguf)
+        return Header(gguf.version, gguf.alignment, gguf.data_offset, _pairs(start, &gguf), _tensors(start, &gguf))
     finally:
-        PyBuffer_Release(&buffer)
+        gf_gguf_free(&gguf)
 
 
 def decode_strings(bytes items, Py_ssize_t count):
@@ -352,9 +412,11 @@ cdef _fill_tensors(gf_gguf_tensor_out *out, list tensors):
     cdef bytes name
     for i in range(len(tensors)):
         name, ne, type, offset = tensors[i]
+        if len(ne) > GF_GGUF_MAX_DIMS:
+            raise ValueError(f"{len(ne)} dimensions, more than {GF_GGUF_MAX_DIMS}")
         out[i].name = <const char *>name
         out[i].name_size = len(name)
-        out[i].n_dims = min(len(ne), GF_GGUF_MAX_DIMS)
+        out[i].n_dims = len(ne)
         for d in range(out[i].n_dims):
             out[i].ne[d] = ne[d]
         out[i].type = type
@@ -363,6 +425,8 @@ cdef _fill_tensors(gf_gguf_tensor_out *out, list tensors):
 
 def write_gguf(uint32_t version, list kvs, list tensors, uint32_t alignment):
     """The bytes of a header. A pair is (key, type, value bytes), a tensor (name, ne, type, offset of its data)."""
+    if alignment == 0 or alignment & (alignment - 1) or alignment > GF_GGUF_MAX_ALIGNMENT:
+        raise ValueError(f"alignment {alignment} is not a power of two up to {GF_GGUF_MAX_ALIGNMENT}")
     cdef gf_gguf_kv_out *c_kvs = <gf_gguf_kv_out *>malloc((len(kvs) + 1) * sizeof(gf_gguf_kv_out))
     cdef gf_gguf_tensor_out *c_tensors = <gf_gguf_tensor_out *>malloc((len(tensors) + 1) * sizeof(gf_gguf_tensor_out))
     cdef size_t size

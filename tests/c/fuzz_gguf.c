@@ -3,6 +3,8 @@
  *
  *     fuzz_gguf ROUNDS FILE...
  *
+ * With -DLIBFUZZER libFuzzer does the mutating: scripts/attack.sh.
+ *
  * Whatever is accepted is used as a caller would use it: every name, value and weight is read, the header is
  * written again, and what was written is parsed again and must say the same. */
 #include "gguffast.h"
@@ -48,6 +50,8 @@ static buffer allocate(size_t size) {
     }
     return b;
 }
+
+#ifndef LIBFUZZER
 
 static buffer read_file(const char *path) {
     FILE *file = fopen(path, "rb");
@@ -105,6 +109,8 @@ static buffer mutant(buffer original, size_t header_size) {
     return b;
 }
 
+#endif
+
 static uint64_t sum(buffer b, gf_span span) {
     uint64_t total = 0;
     for (uint64_t i = 0; i < span.size; i++) total += b.bytes[span.offset + i];
@@ -158,10 +164,36 @@ static bool same(const gf_gguf *a, const gf_gguf *b) {
     return true;
 }
 
+static void check(bool right, const char *what, int status) {
+    if (right) return;
+    fprintf(stderr, "%s: %s\n", what, gf_gguf_status_name(status));
+    abort();
+}
+
+/* Read as Python does, a piece first and then as much as the parser asks for: the outcome must be the same. */
+static void read_piecewise(buffer b, size_t size, int expected) {
+    for (;;) {
+        buffer piece = allocate(size);
+        memcpy(piece.bytes, b.bytes, size);
+        gf_gguf gguf;
+        const gf_gguf_error error = gf_gguf_parse(piece.bytes, size, b.size, &gguf);
+        free(piece.bytes);
+        if (error.status == GF_GGUF_OK) gf_gguf_free(&gguf);
+        if (error.status != GF_GGUF_INCOMPLETE) {
+            check(error.status == expected, "read in pieces a file gave another result", error.status);
+            return;
+        }
+        check(error.limit > size && error.limit <= b.size, "the parser asks for what is not there", error.status);
+        size = 2 * size < b.size ? 2 * size : b.size;
+        if (size < error.limit) size = (size_t)error.limit;
+    }
+}
+
 /* 1 if the file was accepted. */
 static int try_one(buffer b) {
     gf_gguf gguf;
-    const gf_gguf_error error = gf_gguf_parse(b.bytes, b.size, &gguf);
+    const gf_gguf_error error = gf_gguf_parse(b.bytes, b.size, b.size, &gguf);
+    read_piecewise(b, random_below(b.size + 1), error.status);
     if (error.status != GF_GGUF_OK) {
         if (error.name.size > 0) sum(b, error.name);
         return 0;
@@ -169,16 +201,26 @@ static int try_one(buffer b) {
     use(b, &gguf);
     buffer written = write_again(b, &gguf);
     gf_gguf again;
-    const gf_gguf_error second = gf_gguf_parse(written.bytes, written.size, &again);
-    if (second.status != GF_GGUF_OK || !same(&gguf, &again)) {
-        fprintf(stderr, "a header changed when it was written again: %s\n", gf_gguf_status_name(second.status));
-        exit(1);
-    }
+    const gf_gguf_error second = gf_gguf_parse(written.bytes, written.size, written.size, &again);
+    check(second.status == GF_GGUF_OK && same(&gguf, &again), "a header changed when it was written again",
+          second.status);
     gf_gguf_free(&again);
     free(written.bytes);
     gf_gguf_free(&gguf);
     return 1;
 }
+
+#ifdef LIBFUZZER
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    buffer b = allocate(size);
+    if (size > 0) memcpy(b.bytes, data, size);
+    try_one(b);
+    free(b.bytes);
+    return 0;
+}
+
+#else
 
 int main(int argc, char **argv) {
     if (argc < 3) {
@@ -189,7 +231,7 @@ int main(int argc, char **argv) {
     for (int i = 2; i < argc; i++) {
         buffer original = read_file(argv[i]);
         gf_gguf gguf;
-        if (gf_gguf_parse(original.bytes, original.size, &gguf).status != GF_GGUF_OK) {
+        if (gf_gguf_parse(original.bytes, original.size, original.size, &gguf).status != GF_GGUF_OK) {
             fprintf(stderr, "%s: not a sound file\n", argv[i]);
             return 2;
         }
@@ -205,3 +247,5 @@ int main(int argc, char **argv) {
     printf("%lu accepted, %lu refused\n", accepted, refused);
     return 0;
 }
+
+#endif

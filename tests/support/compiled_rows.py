@@ -21,8 +21,8 @@ CASES = [(kind, importance) for kind in inputs.WEIGHTS for importance in (None, 
 def build(folder: Path, compiler: str, target: str, flags: list[str], everywhere: list[str]) -> Path:
     """Compile the target with `flags`, the portable one, which the dispatcher wants, and the program."""
     units = {
-        "portable": ("csrc/target.c", ["-DGF_TARGET_PORTABLE"]),
-        target: ("csrc/target.c", [f"-DGF_TARGET_{target.upper()}", *flags]),
+        "portable": ("csrc/target.c", ["-DGF_TARGET=portable"]),
+        target: ("csrc/target.c", [f"-DGF_TARGET={target}", *flags]),
         "dispatch": ("csrc/dispatch.c", []),
         "rows": ("tests/c/rows.c", [f"-DROWS_TABLE=gf_target_{target}"]),
     }
