@@ -7,13 +7,11 @@ checked against the file by the C core before it is used, so a damaged file is a
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import mmap
 import os
-import stat
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -21,15 +19,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 from gguffast import _core
-from gguffast.errors import FileError, FormatError, OptionError
+from gguffast.errors import FormatError, OptionError
+from gguffast.reading import LocalFile
 from gguffast.types import GGMLQuantizationType
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-DEFAULT_ALIGNMENT = 32
-MAX_NAME_BYTES = 63
-MAX_DIMS = 4
+DEFAULT_ALIGNMENT = _core.DEFAULT_ALIGNMENT
+MAX_ALIGNMENT = _core.MAX_ALIGNMENT
+MAX_NAME_BYTES = _core.MAX_NAME_BYTES
+MAX_DIMS = _core.MAX_DIMS
 
 
 class GGUFValueType(IntEnum):
@@ -63,6 +63,9 @@ _STRUCT_CODES = {
     GGUFValueType.INT64: "q",
     GGUFValueType.FLOAT64: "d",
 }
+
+_FLOATS = {GGUFValueType.FLOAT32, GGUFValueType.FLOAT64}
+_INTEGERS = set(_STRUCT_CODES) - _FLOATS - {GGUFValueType.BOOL}
 
 _ARRAY_HEAD = struct.Struct("<IQ")
 
@@ -261,8 +264,10 @@ def _to_text(encoded: bytes) -> str:
 
 
 def _check_alignment(alignment: int, kvs: Sequence[KV]) -> None:
-    if alignment <= 0 or alignment & (alignment - 1):
-        raise OptionError(f"alignment {alignment} is not a power of two; use {DEFAULT_ALIGNMENT}")
+    if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise OptionError(
+            f"alignment {alignment} is not a power of two up to {MAX_ALIGNMENT}; use {DEFAULT_ALIGNMENT}"
+        )
     for pair in kvs:
         if pair.key == "general.alignment" and (pair.type, pair.value) != (GGUFValueType.UINT32, alignment):
             raise OptionError(
@@ -293,21 +298,84 @@ def _check_tensor(tensor: tuple[str, Sequence[int], GGMLQuantizationType, int], 
 
 
 class Metadata(Mapping[str, Any]):
-    """The key-value pairs of a file, in its order; a value is decoded when it is first asked for."""
+    """Key-value pairs in their order; a value is decoded when it is first asked for.
 
-    def __init__(self, header: bytes, pairs: list[tuple[bytes, int, int, int]]) -> None:
-        self._header = header
-        self._pairs = {_to_text(key): rest for key, *rest in pairs}
+    A file may hold any type under any key. ``metadata[key]`` gives what is there; the named accessors give
+    what a key has to be, or None where it is missing, and refuse everything else in words.
+
+    Parameters
+    ----------
+    pairs : iterable of KV
+        The pairs; keys differ.
+    origin : str or path-like
+        Where they come from, for messages.
+    """
+
+    def __init__(self, pairs: Iterable[KV], origin: str | os.PathLike[str]) -> None:
+        self._pairs = {pair.key: pair for pair in pairs}
+        self._origin = os.fspath(origin)
         self._values: dict[str, Any] = {}
 
     def raw(self, key: str) -> KV:
         """Give the pair as it stands in the file; KeyError if there is none."""
-        type, offset, size = self._pairs[key]
-        return KV(key, GGUFValueType(type), self._header[offset : offset + size])
+        return self._pairs[key]
+
+    def uint(self, key: str) -> int | None:
+        """Give a whole number from 0 up, of any integer type; FormatError for anything else."""
+        value = self._checked(key, _INTEGERS, "a whole number")
+        if value is not None and value < 0:
+            raise self._unexpected(key, "a whole number from 0 up")
+        return value  # type: ignore[no-any-return]
+
+    def number(self, key: str) -> float | None:
+        """Give a number of any type; FormatError for anything else."""
+        return self._checked(key, _INTEGERS | _FLOATS, "a number")  # type: ignore[no-any-return]
+
+    def flag(self, key: str) -> bool | None:
+        """Give a truth value; FormatError for anything else."""
+        return self._checked(key, {GGUFValueType.BOOL}, "true or false")  # type: ignore[no-any-return]
+
+    def text(self, key: str) -> str | None:
+        """Give a string; FormatError for anything else."""
+        return self._checked(key, {GGUFValueType.STRING}, "a string")  # type: ignore[no-any-return]
+
+    def texts(self, key: str) -> list[str] | None:
+        """Give an array of strings; FormatError for anything else."""
+        return self._checked(key, {GGUFValueType.STRING}, "an array of strings", array=True)  # type: ignore[no-any-return]
+
+    def uints(self, key: str) -> list[int] | None:
+        """Give an array of whole numbers from 0 up, or one such number; FormatError for anything else."""
+        if key in self._pairs and self._pairs[key].type is not GGUFValueType.ARRAY:
+            value = self.uint(key)
+            return None if value is None else [value]
+        values = self._checked(key, _INTEGERS, "whole numbers", array=True)
+        if values is None:
+            return None
+        if values.size and values.min() < 0:
+            raise self._unexpected(key, "whole numbers from 0 up")
+        return values.tolist()  # type: ignore[no-any-return]
+
+    def _checked(self, key: str, types: set[GGUFValueType], expected: str, *, array: bool = False) -> Any:
+        if key not in self._pairs:
+            return None
+        pair = self._pairs[key]
+        if pair.item_type not in types or (pair.type is GGUFValueType.ARRAY) != array:
+            raise self._unexpected(key, expected)
+        return self[key]
+
+    def _unexpected(self, key: str, expected: str) -> FormatError:
+        pair = self._pairs[key]
+        found = f"an array of {pair.item_type.name}" if pair.type is GGUFValueType.ARRAY else pair.type.name
+        if pair.type in _INTEGERS:
+            found = f"{pair.value} ({found})"
+        return FormatError(
+            f"{self._origin}: the key {key!r} is {found}, expected {expected}; the file is damaged or was "
+            "made by a faulty program: convert the model again"
+        )
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
-            self._values[key] = self.raw(key).value
+            self._values[key] = self._pairs[key].value
         return self._values[key]
 
     def __contains__(self, key: object) -> bool:
@@ -346,7 +414,7 @@ class TensorInfo:
     type: GGMLQuantizationType
     offset: int
     nbytes: int
-    _map: mmap.mmap = field(repr=False, compare=False)
+    _file: _TensorFile = field(repr=False, compare=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -373,16 +441,62 @@ class TensorInfo:
         """The weights where they lie in the file: a read-only view, nothing is copied.
 
         F32, F16, F64 and the integers have their dtype and ``shape``; every other type is uint8, with the
-        bytes of a row as the last dimension (as gguf-py has it). The view may outlive the file object.
+        bytes of a row as the last dimension (as gguf-py has it). The view may outlive the file object. It is
+        a memory map, so that the operating system ends the process if the file is cut short while it is in
+        use; `read` tells of it instead.
         """
         import numpy as np
 
         # frombuffer, not ndarray(buffer=...): the latter lets the mapping be closed while the array lives.
-        data = np.frombuffer(self._map, np.uint8)[self.offset : self.offset + self.nbytes]
+        return self._shaped(
+            np.frombuffer(self._file.map(), np.uint8)[self.offset : self.offset + self.nbytes]
+        )
+
+    def read(self) -> npt.NDArray[Any]:
+        """Read the weights into memory; dtype and shape are those of `data`.
+
+        Raises
+        ------
+        FormatError
+            The file was cut short meanwhile.
+        FileError
+            The file system said no.
+        """
+        import numpy as np
+
+        found = np.empty(self.nbytes, np.uint8)
+        self.read_into(0, found.data)
+        return self._shaped(found)
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        """Fill `into` with the bytes from byte `offset` of the data on; errors as in `read`."""
+        self._file.read_into(self.offset + offset, into, f"tensor '{self.name}'")
+
+    def _shaped(self, data: npt.NDArray[Any]) -> npt.NDArray[Any]:
         dtype = _NUMPY_DTYPES.get(self.type)
         if dtype is not None:
             return data.view(dtype).reshape(self.shape)
         return data.reshape(*self.shape[:-1], self.row_bytes)
+
+
+class _TensorFile(LocalFile):
+    """A file and, once somebody wants a view of a tensor, its memory map."""
+
+    _map: mmap.mmap | None = None
+
+    def map(self) -> mmap.mmap:
+        if self._map is None:
+            if self._fd < 0:
+                raise ValueError(f"{self.name} is closed")
+            self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
+        return self._map
+
+    def close(self) -> None:
+        if self._map is not None:
+            # Views hold the mapping; it goes when the last of them goes.
+            with contextlib.suppress(BufferError):
+                self._map.close()
+        super().close()
 
 
 class Tensors(Sequence[TensorInfo]):
@@ -452,23 +566,21 @@ class GGUFFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._map = _map_file(self.path)
+        self._file = _TensorFile(self.path)
         try:
-            header = _core.parse_gguf(self._map)
-        except _core.HeaderError as error:
-            start = bytes(self._map[:24])
+            header, start = _read_header(self._file)
+        except BaseException:
             self.close()
-            raise FormatError(f"{self.path}: {_describe(error, start)}") from None
-        self.version, self.alignment, self.data_offset, pairs, tensors = header
-        self.byte_size = len(self._map)
-        # A copy, so that the metadata needs no open file: some MB at most, a few milliseconds.
-        self.metadata = Metadata(self._map[: self.data_offset], pairs)
-        self.tensors = Tensors(
-            [
-                TensorInfo(_to_text(name), ne, GGMLQuantizationType(type), offset, nbytes, self._map)
-                for name, ne, type, offset, nbytes in tensors
-            ]
-        )
+            raise
+        self.version, self.alignment, self.data_offset = header.version, header.alignment, header.data_offset
+        self.byte_size = self._file.size
+        # Values are copied, so that the metadata needs no open file: some MB at most, a few milliseconds.
+        self.metadata = Metadata((_pair(start, pair) for pair in header.pairs), self.path)
+        self.tensors = Tensors([self._tensor(tensor) for tensor in header.tensors])
+
+    def _tensor(self, found: _core.HeaderTensor) -> TensorInfo:
+        type = GGMLQuantizationType(found.type)
+        return TensorInfo(_to_text(found.name), found.ne, type, found.offset, found.nbytes, self._file)
 
     @property
     def kvs(self) -> list[KV]:
@@ -477,9 +589,11 @@ class GGUFFile:
 
     def close(self) -> None:
         """Close the file. Views of tensors that are still in use keep their data until they are gone."""
-        # Views hold the mapping; it goes when the last of them goes.
-        with contextlib.suppress(BufferError):
-            self._map.close()
+        self._file.close()
+
+    def check_unchanged(self) -> None:
+        """Make sure that what was read comes from one and the same content; FileError if it does not."""
+        self._file.check_unchanged()
 
     def __enter__(self) -> Self:
         return self
@@ -493,28 +607,30 @@ class GGUFFile:
         return f"GGUFFile({str(self.path)!r}, {len(self.metadata)} keys, {len(self.tensors)} tensors)"
 
 
-def _map_file(path: Path) -> mmap.mmap:
-    try:
-        # Before it is opened: opening a pipe would wait for a writer.
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise FileError(f"{path}: this is a folder; give the path of a .gguf file in it")
-        if not stat.S_ISREG(mode):
-            raise FileError(f"{path}: not a regular file; save it to disk first")
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise FormatError(f"{path}: the file is empty (0 bytes); download or convert it again")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise FileError(f"{path}: there is no such file; check the path") from None
-    except OSError as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(f"{path}: cannot be read: {error.strerror}{_hint(error)}") from None
+# Most headers of models with their vocabulary fit, and reading it takes some 0.1 ms.
+_FIRST_READ = 1 << 20
 
 
-def _hint(error: OSError) -> str:
-    return "; check its permissions" if error.errno in (errno.EACCES, errno.EPERM) else ""
+def _read_header(file: LocalFile) -> tuple[_core.Header, bytearray]:
+    """Parse a header, and give the bytes that it was found in."""
+    if not file.size:
+        raise FormatError(f"{file.name}: the file is empty (0 bytes); download or convert it again")
+    start = bytearray()
+    wanted = _FIRST_READ
+    while True:
+        start += file.read(len(start), min(wanted, file.size) - len(start), "the header")
+        try:
+            return _core.parse_gguf(start, file.size), start
+        except _core.HeaderError as error:
+            if error.status != "INCOMPLETE":
+                raise FormatError(f"{file.name}: {_describe(error, bytes(start[:24]))}") from None
+            # The parser starts anew, so each piece is a multiple of the one before.
+            wanted = max(error.limit, 4 * len(start))
+
+
+def _pair(start: bytearray, pair: _core.HeaderPair) -> KV:
+    raw = bytes(memoryview(start)[pair.offset : pair.offset + pair.size])
+    return KV(_to_text(pair.key), GGUFValueType(pair.type), raw)
 
 
 # ---- words for errors --------------------------------------------------------------------------------------
@@ -528,6 +644,9 @@ _PROBLEMS = {
     "NO_MEMORY": "there is not enough memory to read the header; close other programs",
     "BIG_ENDIAN": "this is a big-endian GGUF file; make it little-endian with gguf-py's gguf-convert-endian",
     "TRUNCATED": "{where}needs {limit} bytes from byte {offset} on, but the file ends after {found}; {again}",
+    "HUGE_HEADER": "{where}has more than {limit} bytes, which no model needs; {again}",
+    "TOO_MANY_KVS": "the header counts {found} key-value pairs; more than {limit} are not read; {again}",
+    "TOO_MANY_TENSORS": "the header counts {found} tensors; more than {limit} are not read; {again}",
     "BAD_KV_COUNT": "the header counts {found} key-value pairs, but the file has room for {limit}; {again}",
     "BAD_TENSOR_COUNT": "the header counts {found} tensors, but the file has room for {limit}; {again}",
     "BAD_ARRAY_COUNT": "{where}counts {found} items, but the file has room for {limit}; {again}",
@@ -536,7 +655,7 @@ _PROBLEMS = {
     "BAD_VALUE_TYPE": "{where}has the unknown value type {found} (known: 0 to 12); {again}",
     "NESTED_ARRAY": "{where}is an array of arrays; {refused}",
     "ALIGNMENT_NOT_U32": "{where}has value type {found}, not 4 (UINT32); {refused}",
-    "BAD_ALIGNMENT": "{where}is {found}, which is not a power of two; {refused}",
+    "BAD_ALIGNMENT": "{where}is {found}, which is not a power of two up to {limit}; {refused}",
     "LONG_TENSOR_NAME": "{where}has a name of {found} bytes, more than {limit}; {again}",
     "DUPLICATE_TENSOR": "{where}is there twice (tensors {found} and {index}); {refused}",
     "TOO_MANY_DIMS": "{where}has {found} dimensions, more than {limit}; {again}",
@@ -551,25 +670,31 @@ _PROBLEMS = {
 
 
 def _describe(error: _core.HeaderError, start: bytes) -> str:
-    status, part, index, name, offset, found, limit = error.args
-    if status == "NOT_GGUF":
+    if error.status == "NOT_GGUF":
         return _describe_foreign(start)
-    if status == "BAD_VERSION":
-        return _describe_version(found)
-    where = _place(part, index, name, offset)
-    numbers = {"index": index, "offset": offset, "found": found, "limit": limit, "signed": found - 2**64}
-    return _PROBLEMS[status].format(where=where, again=_AGAIN, refused=_REFUSED, **numbers)
+    if error.status == "BAD_VERSION":
+        return _describe_version(error.found)
+    return _PROBLEMS[error.status].format(
+        where=_place(error),
+        again=_AGAIN,
+        refused=_REFUSED,
+        index=error.index,
+        offset=error.offset,
+        found=error.found,
+        limit=error.limit,
+        signed=error.found - 2**64,
+    )
 
 
-def _place(part: str, index: int, name: bytes, offset: int) -> str:
-    if part == "header":
+def _place(error: _core.HeaderError) -> str:
+    if error.part == "header":
         return "the header "
-    if name:
+    if error.name:
         # repr and a limit: one line of a sane length whatever the bytes are.
-        shown = name if len(name) <= _LONGEST_SHOWN else name[:_LONGEST_SHOWN] + b"..."
-        return f"{part} {shown.decode('utf-8', 'backslashreplace')!r} "
-    kind = "key-value pair" if part == "key" else part
-    return f"{kind} {index} (byte {offset}) "
+        shown = error.name if len(error.name) <= _LONGEST_SHOWN else error.name[:_LONGEST_SHOWN] + b"..."
+        return f"{error.part} {shown.decode('utf-8', 'backslashreplace')!r} "
+    kind = "key-value pair" if error.part == "key" else error.part
+    return f"{kind} {error.index} (byte {error.offset}) "
 
 
 def _describe_foreign(start: bytes) -> str:

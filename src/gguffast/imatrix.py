@@ -198,9 +198,7 @@ def _load_gguf(path: str) -> ImportanceMatrix:
                     raise FormatError(f"{path}: {name}{suffix} is missing; make the importance matrix anew")
                 if tensor.type != GGMLQuantizationType.F32:
                     raise FormatError(f"{path}: {tensor.name}: expected F32, found {tensor.type.name}")
-            sums, counts = (
-                np.asarray(tensor.data, np.float32).ravel() for tensor in pair if tensor is not None
-            )
+            sums, counts = (tensor.read().ravel() for tensor in pair if tensor is not None)
             entries[name] = _mean(path, name, sums, counts)
         datasets = file.metadata["imatrix.datasets"]
         texts = tuple(map(str, datasets)) if isinstance(datasets, list) else ()

@@ -67,9 +67,9 @@ def quantize(data: ArrayLike, qtype: int | str, imatrix: ArrayLike | None = None
     source = GGMLQuantizationType.F16 if x.dtype == np.float16 else GGMLQuantizationType.F32
     for part, weights in _parts(x.shape, imatrix):
         if x.size:
-            status, row = _core.recode(source, x[part], type_, out[part], x.shape[-1], weights)
-            if status:
-                _refuse(x, part, row, type_)
+            result = _core.recode(source, x[part], type_, out[part], x.shape[-1], weights)
+            if result.status:
+                _refuse(x, part, result.row, type_)
     return out.view(np.float16) if type_ is GGMLQuantizationType.F16 else out
 
 

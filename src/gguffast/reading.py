@@ -70,8 +70,8 @@ class ReadableFile(ABC):
 
     def _ends(self, what: str) -> FormatError:
         return FormatError(
-            f"{self.name}: ends inside {what or 'its header'}; it was cut short: wait until it is complete, or "
-            "download it again"
+            f"{self.name}: ends inside {what or 'its header'}; it was cut short: wait until it is complete, "
+            "or download it again"
         )
 
 
@@ -97,10 +97,12 @@ class LocalFile(ReadableFile):
             # Not blocking: open() would wait for somebody to write into a pipe.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             found = os.fstat(self._fd)
+        except FileNotFoundError:
+            raise FileError(f"cannot read {self.name}: there is no such file; check the path") from None
         except (OSError, ValueError) as error:
-            raise FileError(
-                f"cannot read {self.name}: {getattr(error, 'strerror', None) or error}"
-            ) from error
+            hint = "; check its permissions" if isinstance(error, PermissionError) else ""
+            said = getattr(error, "strerror", None) or error
+            raise FileError(f"cannot read {self.name}: {said}{hint}") from error
         if not stat.S_ISREG(found.st_mode):
             self.close()
             kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"

@@ -80,6 +80,6 @@ class GGMLQuantizationType(IntEnum):
 
 
 _INFO = {
-    GGMLQuantizationType(number): TypeInfo(size, nbytes, quantized, has_codec)
-    for number, _, size, nbytes, quantized, has_codec in _core.type_table()
+    GGMLQuantizationType(row.number): TypeInfo(row.block_size, row.block_bytes, row.quantized, row.has_codec)
+    for row in _core.type_table()
 }

@@ -308,7 +308,7 @@ def write_imatrix(path, sizes):
     ("line", "pattern"),
     [
         ("missing.gguf out.gguf q4_k_m", "missing.gguf: there is no such file"),
-        ("folder out.gguf q4_k_m", "folder: this is a folder"),
+        ("folder out.gguf q4_k_m", "folder: it is a folder"),
         ("wide-F16.gguf out.gguf q4_k_x", "unknown file type 'q4_k_x'; did you mean Q4_K"),
         ("wide-F16.gguf q4km", "unknown file type 'q4km'; did you mean Q4_K_M"),
         ("wide-F16.gguf q4km 8", "unknown file type 'q4km'"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from gguffast.errors import FileError, FormatError
-from gguffast.gguf import KV, GGUFFile, TensorInfo
+from gguffast.errors import FormatError
+from gguffast.gguf import KV, GGUFFile, Metadata, TensorInfo
 from gguffast.shards import SPLIT_COUNT, SPLIT_NUMBER, SPLIT_TENSORS, parse_shard_name
 from gguffast.types import GGMLQuantizationType
 
@@ -17,12 +17,10 @@ from gguffast.types import GGMLQuantizationType
 class GGUFTensor:
     """A tensor of a GGUF file (see :class:`gguffast.sources.SourceTensor`)."""
 
-    __slots__ = ("_fd", "_info", "_path", "name", "ne", "row_bytes", "type")
+    __slots__ = ("_info", "name", "ne", "row_bytes", "type")
 
-    def __init__(self, info: TensorInfo, path: Path, fd: int) -> None:
+    def __init__(self, info: TensorInfo) -> None:
         self._info = info
-        self._path = path
-        self._fd = fd
         self.name: str = info.name
         self.ne: tuple[int, ...] = info.ne or (1,)
         self.type: GGMLQuantizationType = info.type
@@ -35,23 +33,8 @@ class GGUFTensor:
 
     def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
         """Bytes of the rows ``[first, first + count)``, read into ``into``."""
-        # Not from a memory map: there an I/O error or a file cut short meanwhile is a SIGBUS that kills the
-        # process.
         rows = into[: count * self.row_bytes]
-        offset = self._info.offset + first * self.row_bytes
-        done = 0
-        while done < len(rows):
-            try:
-                n = os.preadv(self._fd, [rows[done:]], offset + done)
-            except OSError as error:
-                raise FileError(
-                    f"cannot read {self._path}: {error.strerror} (tensor '{self.name}', row {first})"
-                ) from error
-            if n == 0:
-                raise FormatError(
-                    f"{self._path}: ends inside tensor '{self.name}'; it was cut short while it was read"
-                )
-            done += n
+        self._info.read_into(first * self.row_bytes, rows)
         return rows
 
 
@@ -76,7 +59,6 @@ class GGUFSource:
         self.paths: list[Path] = []
         self.tensors: list[GGUFTensor] = []
         self._files: list[GGUFFile] = []
-        self._fds: list[int] = []
         try:
             self._open(Path(path))
             self._open_other_shards(Path(path))
@@ -85,7 +67,7 @@ class GGUFSource:
             raise
 
     @property
-    def metadata(self) -> Mapping[str, Any]:
+    def metadata(self) -> Metadata:
         """Decoded metadata, of the first shard."""
         return self._files[0].metadata
 
@@ -98,9 +80,7 @@ class GGUFSource:
         """Close the files."""
         for file in self._files:
             file.close()
-        for fd in self._fds:
-            os.close(fd)
-        self._files, self._fds = [], []
+        self._files = []
 
     def __enter__(self) -> Self:
         return self
@@ -113,17 +93,12 @@ class GGUFSource:
     def _open(self, path: Path) -> GGUFFile:
         file = GGUFFile(path)
         self._files.append(file)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise FileError(f"cannot read {path}: {error.strerror}") from error
-        self._fds.append(fd)
         self.paths.append(path)
-        self.tensors += [GGUFTensor(info, path, fd) for info in file.tensors]
+        self.tensors += [GGUFTensor(info) for info in file.tensors]
         return file
 
     def _open_other_shards(self, path: Path) -> None:
-        count = self.metadata.get(SPLIT_COUNT, 0)
+        count = self.metadata.uint(SPLIT_COUNT) or 0
         if count <= 1:
             return
         name = parse_shard_name(path.name)
@@ -133,10 +108,10 @@ class GGUFSource:
                 "give all shards their names back"
             )
         paths = [path.with_name(shard) for shard in name.all]
-        if self.metadata.get(SPLIT_NUMBER) != 0:
+        if self.metadata.uint(SPLIT_NUMBER) != 0:
             raise FormatError(f"{path}: not the first of {count} shards; give the first one, {paths[0].name}")
         for number, shard in enumerate(paths[1:], 1):
-            found = self._open(shard).metadata.get(SPLIT_NUMBER)
+            found = self._open(shard).metadata.uint(SPLIT_NUMBER)
             if found != number:
                 raise FormatError(
                     f"{shard}: {SPLIT_NUMBER} is {found}, expected {number}; the shards were renamed"
@@ -144,7 +119,7 @@ class GGUFSource:
         self._check_shards(path)
 
     def _check_shards(self, path: Path) -> None:
-        expected = self.metadata.get(SPLIT_TENSORS)
+        expected = self.metadata.uint(SPLIT_TENSORS)
         if expected != len(self.tensors):
             raise FormatError(
                 f"{path}: {SPLIT_TENSORS} is {expected}, but the shards hold {len(self.tensors)} tensors; "
