@@ -23,8 +23,8 @@ TARGETS = {
 TARGETS["AMD64"] = TARGETS["x86_64"]
 TARGETS["arm64"] = TARGETS["aarch64"]
 
-# Reordered sums or contraction into fused multiply-adds would change bits (see csrc/README.md): these flags come after
-# a user's CFLAGS and undo what -Ofast or -ffast-math there would do.
+# Reordered sums or contraction into fused multiply-adds would change bits (see csrc/README.md): these flags
+# come after a user's CFLAGS and undo what -Ofast or -ffast-math there would do.
 FLAGS = ["-std=c11", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno"]
 STRICT = ["-Wall", "-Wextra", "-Werror"] if os.environ.get("GGUFFAST_WERROR") == "1" else []
 

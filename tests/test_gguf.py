@@ -447,7 +447,7 @@ def test_refuses_what_is_not_a_file(tmp_path: Path) -> None:
         GGUFFile(tmp_path / "missing.gguf")
     with pytest.raises(FileError, match="folder"):
         GGUFFile(tmp_path)
-    with pytest.raises(FileError, match="cannot read .*: Not a directory"):
+    with pytest.raises(FileError, match=r"cannot read .*: Not a directory"):
         GGUFFile(write(tmp_path / "file", b"GGUF") / "model.gguf")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FileError, match="not a regular file"):
