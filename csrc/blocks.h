@@ -7,7 +7,8 @@
 #include <assert.h>
 #include <stdint.h>
 
-enum { QK = 32, QK_K = 256 }; /* weights in a block, in a super-block */
+enum { QK = 32, QK_K = 256 };   /* weights in a block, in a super-block */
+enum { QK_1 = 128, QK_2 = 64 }; /* in a block of Q1_0, of Q2_0 */
 
 typedef struct {
     uint8_t bytes[2]; /* IEEE half precision, little-endian */
@@ -79,6 +80,37 @@ typedef struct {
     uint8_t scales_l[QK_K / 64];
     uint8_t qs[QK_K / 2];
 } block_IQ4_XS;
+
+typedef struct {
+    gf_half d;
+    uint8_t qs[QK_1 / 8]; /* signs, weight j at bit j: set where it is not negative */
+} block_Q1_0;
+
+typedef struct {
+    gf_half d;
+    uint8_t qs[QK_2 / 4]; /* level + 1, weight j at bit 2 j */
+} block_Q2_0;
+
+typedef struct {
+    uint8_t qs[48]; /* five levels of -1, 0, 1 a byte: see ternary.h */
+    uint8_t qh[4];  /* four a byte */
+    gf_half d;
+} block_TQ1_0;
+
+typedef struct {
+    uint8_t qs[QK_K / 4]; /* level + 1, of every 128 weights j, j + 32, j + 64, j + 96 from the low bits up */
+    gf_half d;
+} block_TQ2_0;
+
+typedef struct {
+    uint8_t e; /* E8M0: the scale is 2^(e - 127) */
+    uint8_t qs[QK / 2];
+} block_MXFP4;
+
+typedef struct {
+    uint8_t d[4];   /* UE4M3, one for 16 weights */
+    uint8_t qs[32]; /* of every 16 weights, weight j low, weight j + 8 high */
+} block_NVFP4;
 
 typedef struct {
     uint8_t bytes[4];

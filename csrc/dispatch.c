@@ -137,11 +137,13 @@ static size_t first_bad(const gf_type_info *type, const void *data, size_t n) {
     if (type->id == GF_F16) return target()->first_nonfinite_F16(data, n);
     if (type->id == GF_BF16) return target()->first_nonfinite_BF16(data, n);
     const uint8_t *block = data;
-    for (size_t at = 0; at < n; at += type->block_size, block += type->block_bytes)
+    for (size_t at = 0; at < n; at += type->block_size, block += type->block_bytes) {
+        if (type->id == GF_MXFP4 && block[0] == 0xff) return at; /* the NaN of E8M0 */
         for (size_t k = 0; k < type->scale_count; k++) {
             const uint8_t high = block[type->scale_offset + 2 * k + 1];
             if ((high & 0x7c) == 0x7c) return at;
         }
+    }
     return n;
 }
 

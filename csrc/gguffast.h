@@ -68,7 +68,7 @@ void gf_dequantize(int type, const void *src, float *dst, size_t n);
 enum gf_recode_status {
     GF_RECODE_OK = 0,
     GF_RECODE_BAD_INPUT,  /* a NaN or an infinity in the source */
-    GF_RECODE_BAD_OUTPUT, /* finite weights, but too large for the type's half-precision scale */
+    GF_RECODE_BAD_OUTPUT, /* finite weights, but too large for the type's scale; MXFP4: too small */
 };
 
 typedef struct {

@@ -2,11 +2,13 @@
  * that go with it. */
 #include "target.h"
 
+#include "codecs/fp4.h"
 #include "codecs/iq4.h"
 #include "codecs/k_affine.h"
 #include "codecs/k_symmetric.h"
 #include "codecs/legacy.h"
 #include "codecs/plain.h"
+#include "codecs/ternary.h"
 
 const gf_target_table GF_TARGET_TABLE(GF_TARGET) = {
     .name = GF_TEXT_OF(GF_TARGET),

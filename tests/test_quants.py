@@ -18,6 +18,7 @@ from support import inputs, oracle, statement
 NAMES = tuple(oracle.BLOCKS)
 TARGETS = tuple(gguffast.targets())
 WIDTH = 1024
+NOT_IN_GGUF_PY = {"Q1_0", "Q2_0"}  # it computes neither, and knows of the first alone
 
 
 def kernel(x: np.ndarray, name: str, importance: np.ndarray | None = None) -> np.ndarray:
@@ -141,7 +142,7 @@ def same_bits(got: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(got.view(np.uint32)[~nan], expected.view(np.uint32)[~nan])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*NAMES} - NOT_IN_GGUF_PY))
 def test_dequantize_equals_gguf(name, target):
     for kind in ("normal", "heavy-tailed", "zero sub-blocks", "grid of 1/8", "denormal", "one outlier"):
         stored = case(name, kind, None)[2]
@@ -156,10 +157,11 @@ def test_dequantize_any_bytes(name, target):
     nbytes = oracle.BLOCKS[name][2]
     for blocks in (1, 2, 3, 7, 40, 500):
         stored = np.random.default_rng(blocks).integers(256, size=(2, blocks * nbytes), dtype=np.uint8)
-        with np.errstate(invalid="ignore", over="ignore"):
-            expected = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[name])
         got = quants.dequantize(stored, name)
-        same_bits(got, expected)
+        if name not in NOT_IN_GGUF_PY:
+            with np.errstate(invalid="ignore", over="ignore"):
+                expected = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[name])
+            same_bits(got, expected)
         if name != "F32":
             same_bits(got, oracle.dequantize(stored, name))
 
@@ -189,7 +191,7 @@ def test_shapes_and_dtypes_are_those_of_gguf(name, shape):
     assert (back.shape, back.dtype) == (shape, np.float32)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"Q2_0"}))
 def test_shape_helpers_are_those_of_gguf(name):
     qtype = gguf.GGMLQuantizationType[name]
     stored = gguf.quants.quant_shape_to_byte_shape((2, 3, 512), qtype)
@@ -252,6 +254,7 @@ def test_each_expert_has_its_importance():
 def test_refuses_what_llama_cpp_finds_invalid(name):
     """Weights that overflow the half-precision scale would load as infinity or NaN."""
     refused = set()
+    misfit = "about 1e-38, too small" if name == "MXFP4" else "too large"
     for kind in inputs.WEIGHTS:
         for importance_kind in (None, "exponential"):
             x, importance, expected = case(name, kind, importance_kind)
@@ -259,9 +262,14 @@ def test_refuses_what_llama_cpp_finds_invalid(name):
                 np.testing.assert_array_equal(quants.quantize(x, name, importance).view(np.uint8), expected)
             else:
                 refused.add(kind)
-                with pytest.raises(DataError, match=r"row \[\d\] holds weights up to .*too large.*" + name):
+                with pytest.raises(
+                    DataError, match=rf"row \[\d\] holds weights {misfit} .*{name} \(the largest"
+                ):
                     quants.quantize(x, name, importance)
-    assert ("half-precision overflow" in refused) == (name != "BF16")
+    if name == "MXFP4":
+        assert "largest denormals" in refused
+    else:
+        assert ("half-precision overflow" in refused) == (name not in ("BF16", "NVFP4"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -292,10 +300,10 @@ def test_refuses_an_unknown_type(qtype):
 
 @pytest.mark.parametrize("error", [NotImplementedError, OptionError, quants.UnsupportedTypeError])
 def test_refuses_a_type_without_codec(error):
-    with pytest.raises(error, match="cannot quantize to IQ2_XS: the types that can be computed are F32, "):
-        quants.quantize(np.zeros(256, np.float32), "IQ2_XS")
-    with pytest.raises(error, match="cannot dequantize from IQ2_XS: "):
-        quants.dequantize(np.zeros(74, np.uint8), "IQ2_XS")
+    with pytest.raises(error, match="cannot quantize to Q8_K: the types that can be computed are F32, "):
+        quants.quantize(np.zeros(256, np.float32), "Q8_K")
+    with pytest.raises(error, match="cannot dequantize from Q8_K: "):
+        quants.dequantize(np.zeros(292, np.uint8), "Q8_K")
 
 
 @pytest.mark.parametrize("shape", [(), (255,), (2, 128), (3, 257)])

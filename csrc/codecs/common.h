@@ -80,6 +80,13 @@ INLINE int nearest_int(float a) {
 
 INLINE int clamp_int(int a, int low, int high) { return a < low ? low : a > high ? high : a; }
 
+/* The largest magnitude of n weights; n is a multiple of LANES. */
+INLINE float largest_magnitude(const float *x, int n) {
+    lanes m = v_abs(v_load(x));
+    for (int i = LANES; i < n; i += LANES) m = v_max(m, v_abs(v_load(x + i)));
+    return v_largest(m);
+}
+
 /* The sum of the squares of n columns, in order. */
 INLINE lanes sum_of_squares(const float *const rows[LANES], size_t n) {
     lanes sum = v_set(0), tile[LANES];

@@ -220,9 +220,7 @@ def bad_row(status: int, name: str, type_: GGMLQuantizationType, row: int) -> Da
         hint = f"keep this tensor in another type, for example with --tensor-type '{name}=bf16'"
     else:
         hint = "BF16 has their range: make such a file, and quantize that"
-    return DataError(
-        f"{place}: the weights are too large for the half-precision numbers of {type_.name}; {hint}"
-    )
+    return DataError(f"{place} holds weights {type_.misfit}; {hint}")
 
 
 def _join(workers: list[threading.Thread]) -> None:

@@ -36,7 +36,7 @@ def quantize(data: ArrayLike, qtype: int | str, imatrix: ArrayLike | None = None
     ----------
     data : array_like of float, shape (..., columns)
         Converted to float32 first, except float16, which is widened row by row. ``columns`` is a multiple of
-        the type's block size (32 or 256).
+        the type's block size (32 to 256).
     qtype : GGMLQuantizationType, int or str
         The type, its number in GGUF files or its name; the enumeration of ``gguf`` serves too.
     imatrix : array_like of float32, shape (columns,) or (experts, columns), optional
@@ -50,11 +50,11 @@ def quantize(data: ArrayLike, qtype: int | str, imatrix: ArrayLike | None = None
     Raises
     ------
     DataError
-        NaN or infinity in `data` or `imatrix`, or weights too large for the type's half-precision scale.
+        NaN or infinity in `data` or `imatrix`, or weights too large (MXFP4: too small) for the type's scale.
     OptionError
         An unknown type, or shapes that do not fit.
     UnsupportedTypeError
-        A type without a codec here, such as IQ2_XS. An `OptionError` and a `NotImplementedError`.
+        A type without a codec here, such as Q8_K. An `OptionError` and a `NotImplementedError`.
     """
     type_ = _with_codec(qtype, "quantize to")
     x = np.asarray(data)
@@ -180,6 +180,6 @@ def _refuse(x: NDArray[Any], part: int | EllipsisType, row: int, type_: GGMLQuan
             f"{place} holds {values[bad[0]]} in column {bad[0]}: only finite weights can be quantized"
         )
     raise DataError(
-        f"{place} holds weights up to {np.abs(values).max():g}, too large for the half-precision scale of "
-        f"{type_.name}: scale them down or keep them in F32"
+        f"{place} holds weights {type_.misfit} (the largest is {np.abs(values).max():g}): scale them or "
+        "keep them in F32"
     )

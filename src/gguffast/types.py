@@ -73,6 +73,13 @@ class GGMLQuantizationType(IntEnum):
         """Block size, bytes, and what can be done with the type."""
         return _INFO[self]
 
+    @property
+    def misfit(self) -> str:
+        """What is wrong with finite weights that the type's scales cannot represent."""
+        if self is GGMLQuantizationType.MXFP4:
+            return "about 1e-38, too small for the scale of MXFP4"
+        return f"too large for the half-precision numbers of {self.name}"
+
     def nbytes(self, n: int) -> int:
         """Bytes that ``n`` weights take; ``n`` is a multiple of the block size."""
         size, nbytes, _, _ = _INFO[self]

@@ -32,6 +32,7 @@ MAGIC = F(12582912.0)  # 1.5 * 2**23: adding it leaves the nearest integer in th
 IQ4_VALUES = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=np.float32
 )
+FP4_VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], dtype=np.float32)
 
 
 # --- numbers ------------------------------------------------------------------------------------------------
@@ -798,6 +799,164 @@ def iq4_xs_row(x, importance, out):
         store16(block, 2, high)
 
 
+# --- signs and ternary types --------------------------------------------------------------------------------
+
+
+@njit
+def magnitude(x):
+    """Return the largest magnitude."""
+    return abs(extreme(x))
+
+
+@njit
+def ternary_levels(x, d, broken, levels):
+    """x / d to the nearest of -1, 0, 1, halves away from zero, plus 1; `broken` where 1 / d is not finite."""
+    inverse = inverse_or_zero(d)
+    for i in range(x.size):
+        v = x[i] * inverse
+        levels[i] = 1
+        if not inverse <= FLT_MAX:
+            levels[i] = broken
+        elif v >= F(0.5):
+            levels[i] = 2
+        elif v <= F(-0.5):
+            levels[i] = 0
+
+
+@njit
+def q1_0_row(x, importance, out):
+    """Q1_0: half d, the mean magnitude; 16 bytes of signs, a set bit is not negative."""
+    for b in range(x.size // 128):
+        xb, block = x[128 * b : 128 * (b + 1)], out[18 * b : 18 * (b + 1)]
+        s = F(0.0)
+        for v in xb:
+            s += abs(v)
+        store16(block, 0, half_bits(s / F(128.0)))
+        for j in range(16):
+            bits = 0
+            for k in range(8):
+                bits |= (1 if xb[8 * j + k] >= 0 else 0) << k
+            block[2 + j] = bits
+
+
+@njit
+def q2_0_row(x, importance, out):
+    """Q2_0: half d, the largest magnitude; levels in pairs of bits, in order."""
+    levels = np.empty(64, np.int64)
+    for b in range(x.size // 64):
+        xb, block = x[64 * b : 64 * (b + 1)], out[18 * b : 18 * (b + 1)]
+        d = magnitude(xb)
+        ternary_levels(xb, d, 0, levels)
+        store16(block, 0, half_bits(d))
+        for j in range(16):
+            k = 4 * j
+            block[2 + j] = levels[k] | levels[k + 1] << 2 | levels[k + 2] << 4 | levels[k + 3] << 6
+
+
+@njit
+def tq2_0_row(x, importance, out):
+    """TQ2_0: levels in pairs of bits as in Q2_K, half d, the largest magnitude."""
+    levels = np.empty(256, np.int64)
+    for b in range(x.size // SUPER):
+        xb, block = x[SUPER * b : SUPER * (b + 1)], out[66 * b : 66 * (b + 1)]
+        d = magnitude(xb)
+        ternary_levels(xb, d, 1, levels)
+        pack_pairs(levels, block[:64])
+        store16(block, 64, half_bits(d))
+
+
+@njit
+def pack_trits(levels, width, count, out):
+    """`count` levels a byte, as digits of a fraction of 256 in base 3 rounded up; they are `width` apart."""
+    for j in range(width):
+        digits = 0
+        for k in range(5):
+            digits = 3 * digits + (levels[width * k + j] if k < count else 0)
+        out[j] = (256 * digits + 242) // 243
+
+
+@njit
+def tq1_0_row(x, importance, out):
+    """TQ1_0: 48 bytes of five levels each (32 bytes, then 16), 4 bytes of four, half d."""
+    levels = np.empty(256, np.int64)
+    for b in range(x.size // SUPER):
+        xb, block = x[SUPER * b : SUPER * (b + 1)], out[54 * b : 54 * (b + 1)]
+        d = magnitude(xb)
+        ternary_levels(xb, d, 1, levels)
+        pack_trits(levels[:160], 32, 5, block[:32])
+        pack_trits(levels[160:240], 16, 5, block[32:48])
+        pack_trits(levels[240:], 4, 4, block[48:52])
+        store16(block, 52, half_bits(d))
+
+
+# --- four-bit floats ----------------------------------------------------------------------------------------
+
+
+@njit
+def nearest_fp4(v, d):
+    """Index of the value of FP4_VALUES that lies nearest to v once times d; the first of equals."""
+    best = 0
+    for i in range(1, 16):
+        if abs(FP4_VALUES[i] * d - v) < abs(FP4_VALUES[best] * d - v):
+            best = i
+    return best
+
+
+@njit
+def mxfp4_row(x, importance, out):
+    """MXFP4: a byte e, nibbles that index a table, times 2**(e - 128).
+
+    e follows from the logarithm as float32 has it, which rounds: just below a power of two it is that
+    power's. Tiny blocks have a negative e, of which the low byte remains.
+    """
+    levels = np.empty(32, np.int64)
+    for b in range(x.size // 32):
+        xb, block = x[32 * b : 32 * (b + 1)], out[17 * b : 17 * (b + 1)]
+        peak = magnitude(xb)
+        e = 0
+        if peak > 0:
+            e = (int(np.floor(F(np.log2(np.float64(peak))))) + 125) & 0xFF
+        d = F(2.0 ** (e - 128))
+        for i in range(32):
+            levels[i] = nearest_fp4(xb[i], d)
+        block[0] = e
+        pack_nibbles(levels, block[1:])
+
+
+@njit
+def ue4m3_bits(v):
+    """v >= 0 in 4 bits of exponent (bias 7) and 3 of fraction: halves go up, 256 and more become 448."""
+    if v < F(2.0**-6):
+        return min(7, int(v * F(512.0) + F(0.5)))
+    if v >= 256:
+        return 0x7E
+    bits = np.int64(F(v).view(np.uint32))
+    code = ((bits >> 19) + 1 >> 1) - (120 << 3)
+    return code if code < 0x78 else 0x7E
+
+
+@njit
+def ue4m3_value(code):
+    """Value of such a number, which is not NaN."""
+    exponent, fraction = code >> 3, code & 7
+    if exponent == 0:
+        return F(fraction * 2.0**-9)
+    return F((1 + fraction / 8) * 2.0 ** (exponent - 7))
+
+
+@njit
+def nvfp4_row(x, importance, out):
+    """NVFP4: four scales, each for 16 weights; then of each 16 eight bytes, weight j low, j + 8 high."""
+    for b in range(x.size // 64):
+        block = out[36 * b : 36 * (b + 1)]
+        for s in range(4):
+            xs = x[64 * b + 16 * s : 64 * b + 16 * (s + 1)]
+            block[s] = ue4m3_bits(magnitude(xs) / F(6.0))
+            d = ue4m3_value(block[s]) * F(0.5)
+            for j in range(8):
+                block[4 + 8 * s + j] = nearest_fp4(xs[j], d) | nearest_fp4(xs[j + 8], d) << 4
+
+
 # --- plain formats ------------------------------------------------------------------------------------------
 
 
@@ -831,6 +990,12 @@ ROWS = {
     "Q5_K": (q45_k_row, 256, 176, 31),
     "Q6_K": (q6_k_row, 256, 210),
     "IQ4_XS": (iq4_xs_row, 256, 136),
+    "TQ1_0": (tq1_0_row, 256, 54),
+    "TQ2_0": (tq2_0_row, 256, 66),
+    "MXFP4": (mxfp4_row, 32, 17),
+    "NVFP4": (nvfp4_row, 64, 36),
+    "Q1_0": (q1_0_row, 128, 18),
+    "Q2_0": (q2_0_row, 64, 18),
 }
 
 
