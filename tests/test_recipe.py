@@ -120,9 +120,12 @@ def test_made_up_models_get_the_types_of_the_reference(run: dict[str, Any]) -> N
     metadata, tensors = made_up(run["model"])
     options, has_imatrix = parse_options(run["args"].split())
     for file_type, expected in run["by_file_type"].items():
+        if file_type not in FILE_TYPES:
+            continue
         wanted = parse_file_type(file_type)
         if "error" in expected:
-            with pytest.raises(DataError, match=r"tensor .*: expected a name blk.N"):
+            complaint = r"tensor .*: (expected a name blk.N|rows of .* nothing stands in for it)"
+            with pytest.raises((DataError, OptionError), match=complaint):
                 choose_types(metadata, tensors, wanted, options, has_imatrix)
             continue
         choices = choose_types(metadata, tensors, wanted, options, has_imatrix)
@@ -184,7 +187,7 @@ def test_quantizing_again_must_be_allowed() -> None:
     check(tensor, Choice(T.Q8_0))
 
 
-@pytest.mark.parametrize("type_", [T.IQ2_XXS, T.MXFP4, T.TQ1_0, T.I32, T.F64])
+@pytest.mark.parametrize("type_", [T.Q8_1, T.Q8_K, T.I32, T.F64])
 def test_a_type_that_cannot_be_decoded_can_only_be_copied(type_: GGMLQuantizationType) -> None:
     tensor = ("a.weight", (256, 2), type_)
     with pytest.raises(
@@ -218,7 +221,7 @@ def test_a_forced_type_that_does_not_divide_the_rows_is_an_error(type_: str) -> 
     "options",
     [
         Options(output_tensor_type=T.IQ2_XXS),
-        Options(token_embedding_type=T.MXFP4),
+        Options(token_embedding_type=T.Q8_K),
         Options(tensor_types=[TensorRule(tensor_rule("a", "q8_0").pattern, T.I8)]),
     ],
 )
@@ -264,10 +267,10 @@ def test_the_numbers_are_those_of_llama_cpp() -> None:
     assert ours.items() <= theirs.items()
 
 
-@pytest.mark.parametrize("name", ["IQ2_XXS", "tq1_0", "MXFP4_MOE", "19", "Q1_0", "NVFP4"])
+@pytest.mark.parametrize("name", ["NVFP4", "39"])
 def test_known_file_types_that_are_not_produced_say_so(name: str) -> None:
     with pytest.raises(
-        OptionError, match=r"is known, but not one that gguffast produces yet; choose one of Q2_K, "
+        OptionError, match=r"is known, but not one that gguffast produces yet; choose one of Q1_0, "
     ):
         parse_file_type(name)
 
@@ -277,7 +280,7 @@ def test_known_file_types_that_are_not_produced_say_so(name: str) -> None:
     [
         ("Q4_KM", "unknown file type 'Q4_KM'; did you mean Q4_K_M or "),
         ("q8", r"unknown file type 'q8'; did you mean Q8_0\?"),
-        ("int4-awq", "unknown file type 'int4-awq'; choose one of Q2_K, "),
+        ("int4-awq", "unknown file type 'int4-awq'; choose one of Q1_0, "),
         ("4", "unknown file type '4'; "),
         ("-1", "unknown file type '-1'; "),
         ("²", "unknown file type '²'; "),

@@ -80,6 +80,20 @@ class FileType(NamedTuple):
 
 
 _DEFAULT_TYPE: dict[str, GGMLQuantizationType] = {
+    "Q1_0": T.Q1_0,
+    "Q2_0": T.Q2_0,
+    "TQ1_0": T.TQ1_0,
+    "TQ2_0": T.TQ2_0,
+    "IQ1_S": T.IQ1_S,
+    "IQ1_M": T.IQ1_M,
+    "IQ2_XXS": T.IQ2_XXS,
+    "IQ2_XS": T.IQ2_XS,
+    "IQ2_S": T.IQ2_XS,
+    "IQ2_M": T.IQ2_S,
+    "IQ3_XXS": T.IQ3_XXS,
+    "IQ3_XS": T.IQ3_S,
+    "IQ3_S": T.IQ3_S,
+    "IQ3_M": T.IQ3_S,
     "Q2_K": T.Q2_K,
     "Q2_K_S": T.Q2_K,
     "Q3_K_S": T.Q3_K,
@@ -97,6 +111,7 @@ _DEFAULT_TYPE: dict[str, GGMLQuantizationType] = {
     "Q8_0": T.Q8_0,
     "IQ4_NL": T.IQ4_NL,
     "IQ4_XS": T.IQ4_XS,
+    "MXFP4_MOE": T.MXFP4,
     "F16": T.F16,
     "BF16": T.BF16,
     "F32": T.F32,
@@ -106,6 +121,7 @@ _DEFAULT_TYPE: dict[str, GGMLQuantizationType] = {
 FILE_TYPES: dict[str, FileType] = {
     name: FileType(name, LlamaFileType.ALL_F32 if name == "F32" else LlamaFileType[f"MOSTLY_{name}"], type_)
     for name, type_ in _DEFAULT_TYPE.items()
+    if type_.info.has_codec
 } | {"COPY": FileType("COPY", LlamaFileType.ALL_F32, None)}
 
 #: Short names: what llama-quantize takes them for.

@@ -14,9 +14,19 @@ from gguffast.types import GGMLQuantizationType
 
 T = GGMLQuantizationType
 
-#: What rows get that are no multiple of the 256 weights of a block: a type with blocks of 32.
+#: What rows get that are not whole blocks of a type: one with blocks of 32.
 _FALLBACK = {
+    T.IQ1_S: T.IQ4_NL,
+    T.IQ1_M: T.IQ4_NL,
+    T.IQ2_XXS: T.IQ4_NL,
+    T.IQ2_XS: T.IQ4_NL,
+    T.IQ2_S: T.IQ4_NL,
+    T.IQ3_XXS: T.IQ4_NL,
+    T.IQ3_S: T.IQ4_NL,
     T.IQ4_XS: T.IQ4_NL,
+    T.Q2_0: T.Q4_0,
+    T.TQ1_0: T.Q4_0,
+    T.TQ2_0: T.Q4_0,
     T.Q2_K: T.Q4_0,
     T.Q3_K: T.Q4_0,
     T.Q4_K: T.Q5_0,
@@ -99,12 +109,13 @@ def choose_types(
         if keep or (options.leave_output_tensor and name == "output.weight"):
             chosen[i] = Choice(type_)
         else:
-            chosen[i] = _choose(name, ne[0], file_type, options, mixture)
+            chosen[i] = _choose(name, ne, file_type, options, mixture)
     return [chosen[i] for i in range(len(tensors))]
 
 
-def _choose(name: str, ncols: int, file_type: FileType, options: Options, mixture: Mixture) -> Choice:
+def _choose(name: str, ne: Sequence[int], file_type: FileType, options: Options, mixture: Mixture) -> Choice:
     assert file_type.type is not None
+    ncols = ne[0]
     named = next((rule.type for rule in options.tensor_types if rule.pattern.search(name)), None)
     role = role_of(name)
     if role is Role.TOKEN_EMBEDDING and options.token_embedding_type is not None:
@@ -120,8 +131,13 @@ def _choose(name: str, ncols: int, file_type: FileType, options: Options, mixtur
     elif options.pure:
         wanted = file_type.type
     else:
-        wanted = mixture.type_for(name, ncols)
+        wanted = mixture.type_for(name, ne)
     type_ = _fitting(wanted, ncols)
+    if type_ is T.F16 and wanted.info.block_size > 32 and wanted not in _FALLBACK:
+        raise OptionError(
+            f"tensor {name}: rows of {ncols} are not whole blocks of {wanted.info.block_size}, which "
+            f"{wanted.name} needs, and nothing stands in for it; set a type with --tensor-type '{name}=q8_0'"
+        )
     return Choice(type_, None if type_ is wanted else wanted, _needs_imatrix(name, type_, file_type))
 
 
@@ -134,9 +150,14 @@ def _forced(name: str, ncols: int, option: str, type_: GGMLQuantizationType, fil
     return Choice(type_, None, _needs_imatrix(name, type_, file_type))
 
 
+#: Garbage without importances.
+_NEED_IMATRIX = {T.IQ1_S, T.IQ1_M, T.IQ2_XXS, T.IQ2_XS, T.IQ2_S, T.IQ3_XXS}
+
+
 def _needs_imatrix(name: str, type_: GGMLQuantizationType, file_type: FileType) -> bool:
     special = role_of(name) in (Role.OUTPUT, Role.TOKEN_EMBEDDING)
-    return type_ is T.Q2_K and file_type.name == "Q2_K_S" and not special
+    needs = type_ in _NEED_IMATRIX or (type_ is T.Q2_K and file_type.name == "Q2_K_S")
+    return needs and not special
 
 
 def check_choices(

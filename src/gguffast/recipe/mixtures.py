@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,12 +43,21 @@ def _more_bits(place: Place) -> bool:
     return place.index < eighth or place.index >= 7 * place.count // 8 or (place.index - eighth) % 3 == 2
 
 
+def _middle(place: Place) -> bool:
+    """Choose all but the first and the last eighth of the layers."""
+    return place.count // 8 <= place.index < 7 * place.count // 8
+
+
 def _gqa(place: Place) -> bool:
     return place.model.n_gqa >= 4
 
 
 def _experts_8(place: Place) -> bool:
     return place.model.n_expert == 8
+
+
+def _gqa_or_experts(place: Place) -> bool:
+    return _gqa(place) or place.model.n_expert >= 4
 
 
 def _falcon(place: Place) -> bool:
@@ -81,6 +90,31 @@ _IQ4 = {
     Role.ATTN_V: [_use(T.Q5_K, _gqa)],
     Role.ATTN_OUTPUT: [_ATTN_OUTPUT_OF_EXPERTS],
     Role.FFN_DOWN: [_use(T.Q5_K, _first_share(8), _no_imatrix)],
+}
+
+_TERNARY = {Role.TOKEN_EMBEDDING: [_use(T.Q4_K)]}
+
+
+def _lowest(
+    more: GGMLQuantizationType, attn_output: GGMLQuantizationType | None = None
+) -> dict[Role, list[_Use]]:
+    """Rules of the types of one and two bits: `more` bits for the sensitive tensors."""
+    return {
+        Role.TOKEN_EMBEDDING: [_use(more)],
+        Role.ATTN_V: [_use(T.Q4_K, _gqa_or_experts), _use(more)],
+        Role.ATTN_K: [_use(T.Q4_K, _experts_8)],
+        Role.ATTN_OUTPUT: [_use(T.Q5_K, _experts_8), *([_use(attn_output)] if attn_output else [])],
+        Role.FFN_DOWN: [_use(more, _first_share(8))],
+    }
+
+
+_LOWEST = {
+    "IQ1_S": _lowest(T.Q2_K, T.IQ2_XXS),
+    "IQ1_M": _lowest(T.Q2_K, T.IQ2_XXS),
+    "IQ2_XXS": _lowest(T.Q2_K),
+    "IQ2_XS": _lowest(T.Q2_K),
+    "IQ2_S": _lowest(T.IQ3_S, T.IQ3_S),
+    "IQ2_M": _lowest(T.IQ3_S, T.IQ3_S),
 }
 
 #: File type -> role -> the rules: the first whose conditions all hold gives the type. Where none holds, and
@@ -134,7 +168,38 @@ _RULES: dict[str, dict[Role, list[_Use]]] = {
     },
     "IQ4_NL": _IQ4,
     "IQ4_XS": _IQ4,
-}
+    "IQ3_XXS": {
+        Role.TOKEN_EMBEDDING: [_use(T.IQ3_S)],
+        Role.ATTN_V: [_use(T.Q4_K, _gqa), _use(T.IQ3_S, _no_imatrix)],
+        Role.ATTN_K: [_use(T.IQ2_S)],
+        Role.ATTN_Q: [_use(T.IQ2_S)],
+        Role.ATTN_OUTPUT: [_ATTN_OUTPUT_OF_EXPERTS, _use(T.IQ3_S, _not_falcon)],
+        Role.FFN_DOWN: [_use(T.Q4_K, _first_share(8), _no_imatrix), _use(T.Q3_K, _no_imatrix)],
+    },
+    "IQ3_XS": {
+        Role.ATTN_V: [_use(T.Q4_K, _gqa)],
+        Role.ATTN_K: [_use(T.IQ3_XXS)],
+        Role.ATTN_Q: [_use(T.IQ3_XXS)],
+        Role.ATTN_OUTPUT: [_ATTN_OUTPUT_OF_EXPERTS],
+        Role.FFN_GATE: [_use(T.IQ3_XXS, _middle)],
+        Role.FFN_UP: [_use(T.IQ3_XXS, _middle)],
+    },
+    "IQ3_S": {
+        Role.ATTN_V: [_use(T.Q4_K, _gqa)],
+        Role.ATTN_OUTPUT: [_ATTN_OUTPUT_OF_EXPERTS],
+    },
+    "IQ3_M": {
+        Role.ATTN_V: [_use(T.Q4_K)],
+        Role.ATTN_OUTPUT: [_ATTN_OUTPUT_OF_EXPERTS, _use(T.Q4_K, _not_falcon)],
+        Role.FFN_DOWN: [_use(T.Q4_K, _first_share(8)), _use(T.Q4_K, _more_bits, _experts_8)],
+    },
+    "TQ1_0": _TERNARY,
+    "TQ2_0": _TERNARY,
+    "Q2_0": _TERNARY,
+} | _LOWEST
+
+#: Bits of the output matrix where those of other file types are too many.
+_OUTPUT_TYPE = {"MXFP4_MOE": T.Q8_0, "IQ3_XXS": T.Q5_K} | dict.fromkeys(_LOWEST, T.Q5_K)
 
 #: Never below Q8_0 unless the user says so.
 _Q8_0_PARTS_OF = {"glm5-next": ("attn_q_a", "attn_q_b", "nextn.eh_proj")}
@@ -149,6 +214,7 @@ class Mixture:
         assert file_type.type is not None
         self.model = model
         self.default = file_type.type
+        self.file_type = file_type.name
         self.rules = _RULES.get(file_type.name, {})
         self.options = options
         self.has_imatrix = has_imatrix
@@ -157,14 +223,16 @@ class Mixture:
         self.n_attn_v = roles[Role.ATTN_V]
         self.tied = not roles[Role.OUTPUT]
 
-    def type_for(self, name: str, ncols: int) -> GGMLQuantizationType:
-        """Type of the tensor `name`, whose rows have `ncols` weights."""
+    def type_for(self, name: str, ne: Sequence[int]) -> GGMLQuantizationType:
+        """Type of the tensor `name` with dimensions `ne`, the row length first."""
         role = role_of(name)
         if any(part in name for part in _Q8_0_PARTS_OF.get(self.model.architecture, ())):
             return T.Q8_0
         if role is Role.OUTPUT or (role is Role.TOKEN_EMBEDDING and self.tied):
             chosen = self.options.output_tensor_type
-            return self._output_type(ncols) if chosen is None else chosen
+            return self._output_type(ne[0]) if chosen is None else chosen
+        if self.file_type == "MXFP4_MOE":
+            return self._moe_type(role, ne)
         place = Place(self.model, *self._layer(name, role), self.has_imatrix)
         self.seen[role] += 1
         type_ = self.default
@@ -172,6 +240,8 @@ class Mixture:
             if all(condition(place) for condition in use.when):
                 type_ = use.type
                 break
+        if self.file_type in _LOWEST:
+            return type_
         if role is Role.ATTN_V and self.model.is_70b and type_ in (T.Q3_K, T.Q4_K):
             # Eight query heads share an attn_v of the 70B models: it is small, more bits are nearly free.
             type_ = T.Q5_K
@@ -181,20 +251,27 @@ class Mixture:
 
     def _output_type(self, ncols: int) -> GGMLQuantizationType:
         fits = ncols % self.default.info.block_size == 0
-        return (
-            T.Q6_K if fits and self.default is not T.Q8_0 and self.model.architecture != "falcon" else T.Q8_0
-        )
+        if not fits or self.default is T.Q8_0 or self.model.architecture == "falcon":
+            return T.Q8_0
+        return _OUTPUT_TYPE.get(self.file_type, T.Q6_K)
+
+    def _moe_type(self, role: Role, ne: Sequence[int]) -> GGMLQuantizationType:
+        """Give experts the default type; in a bailingmoe3 other tensors are stacks of matrices too."""
+        experts = len(ne) > 2 and ne[2] > 1
+        if self.model.architecture == "bailingmoe3":
+            experts &= role in (Role.FFN_UP, Role.FFN_GATE, Role.FFN_DOWN)
+        return self.default if experts else T.Q8_0
 
     def _layer(self, name: str, role: Role) -> tuple[int, int]:
         """Layer and number of layers, as the rules of `role` count them."""
         if role is Role.ATTN_V:
             return self.seen[role], self.n_attn_v
-        if role not in (Role.FFN_DOWN, Role.FFN_OTHER):
+        if role not in (Role.FFN_DOWN, Role.FFN_GATE, Role.FFN_UP):
             return 0, 0
         n_layer = self.model.n_layer
         if n_layer is None:
             raise FormatError(f"the metadata lack {self.model.architecture}.block_count, which mixtures need")
-        if self.model.n_expert <= 1:
+        if self.model.n_expert <= 1 or self.file_type in _LOWEST:
             return self.seen[role], n_layer
         # Experts are several tensors a layer, so that counting tensors would not count layers.
         layer = layer_of(name)

@@ -95,9 +95,11 @@ class Role(Enum):
     TOKEN_EMBEDDING = auto()
     ATTN_V = auto()
     ATTN_K = auto()
+    ATTN_Q = auto()
     ATTN_OUTPUT = auto()
     FFN_DOWN = auto()
-    FFN_OTHER = auto()
+    FFN_GATE = auto()
+    FFN_UP = auto()
     OTHER = auto()
 
 
@@ -109,10 +111,10 @@ _ROLE_OF_PART = {
     "attn_kv_b.weight": Role.ATTN_V,
     "attn_v.weight": Role.ATTN_V,
     "attn_k.weight": Role.ATTN_K,
-    "attn_q.weight": Role.OTHER,
+    "attn_q.weight": Role.ATTN_Q,
     "attn_output.weight": Role.ATTN_OUTPUT,
-    "ffn_up": Role.FFN_OTHER,
-    "ffn_gate": Role.FFN_OTHER,
+    "ffn_up": Role.FFN_UP,
+    "ffn_gate": Role.FFN_GATE,
     "ffn_down": Role.FFN_DOWN,
 }
 
