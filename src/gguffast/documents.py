@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Mapping
 from enum import Enum, auto
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -123,7 +124,7 @@ def json_object(data: bytes, source: str | Path) -> dict[str, Any]:
     return value
 
 
-def parse_json(data: bytes, source: str | Path) -> Any:
+def parse_json(data: bytes, source: str | Path, *, unique: bool = False) -> Any:
     """Parse JSON within bounds.
 
     Parameters
@@ -132,6 +133,8 @@ def parse_json(data: bytes, source: str | Path) -> Any:
         UTF-8 text.
     source : str or Path
         What messages call it.
+    unique : bool
+        Refuse a key that an object has twice, which parsers settle silently, and each in its own way.
 
     Raises
     ------
@@ -150,7 +153,7 @@ def parse_json(data: bytes, source: str | Path) -> Any:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=partial(_unique, source) if unique else None)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise FormatError(
@@ -158,6 +161,8 @@ def parse_json(data: bytes, source: str | Path) -> Any:
         ) from error
     except RecursionError as error:
         raise _too_deep(source) from error
+    except FormatError:
+        raise
     except ValueError as error:  # a number of more digits than Python converts
         raise FormatError(f"{source}: not usable JSON: a number of thousands of digits") from error
     finally:
@@ -165,6 +170,15 @@ def parse_json(data: bytes, source: str | Path) -> Any:
             gc.enable()
     _check_depth(value, source)
     return value
+
+
+def _unique(source: str | Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise FormatError(f"{source}: has {shown(twice)} twice in one object; fetch the file again")
+    return result
 
 
 def _check_values(data: bytes, text: str, source: str | Path) -> None:

@@ -6,7 +6,7 @@ prints it on one line; no traceback reaches its user.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class GGUFFastError(Exception):
@@ -47,3 +47,16 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
     near = difflib.get_close_matches(name.upper(), known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
+
+
+def quote(name: str) -> str:
+    """Show a name that a file chose: in quotes, on one line, not too long."""
+    text = repr(name[:120])
+    return text if len(text) <= 120 else f"{text[:100]}...{text[-1]}"
+
+
+def quote_some(names: Iterable[str]) -> str:
+    """Show the first few of many names."""
+    names = list(names)
+    shown = ", ".join(quote(name) for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

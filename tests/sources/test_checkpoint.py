@@ -12,7 +12,7 @@ import pytest
 
 from gguffast.errors import FileError, FormatError
 from gguffast.sources.checkpoint import guess_dtype, open_checkpoint
-from gguffast.sources.lazy import DType, LazyTensor, StoredTensor, permute_rows
+from gguffast.sources.lazy import DType, HeldTensor, LazyTensor, permute_rows
 from support.handmade import Storage, dumps, tensor, write_index, write_safetensors, zip_bytes
 
 DATA = Path(__file__).parents[1] / "data"
@@ -96,7 +96,7 @@ def test_sharded_torch_files_keep_the_order_of_their_dictionaries(tmp_path: Path
 
 def test_the_first_half_precision_matrix_decides_the_output_type() -> None:
     def lazy(shape: tuple[int, ...], dtype: DType) -> LazyTensor:
-        return StoredTensor("x", shape, dtype, memoryview(b""))
+        return HeldTensor("x", np.empty(shape, dtype.storage), dtype)
 
     vector, single = lazy((4,), DType.BF16), lazy((2, 2), DType.F32)
     assert guess_dtype([vector, single]) is DType.F16

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gguffast.errors import FormatError, GGUFFastError
+from gguffast.sources.common import open_weights
 from gguffast.sources.lazy import DType, LazyTensor
 from gguffast.sources.torch_pickle import read_torch
 from support.handmade import (
@@ -42,7 +43,7 @@ STORAGE = Storage("FloatStorage", "0", NUMBERS.tobytes(), 4)
 def read(folder: Path, content: bytes) -> dict[str, LazyTensor]:
     path = folder / "pytorch_model.bin"
     path.write_bytes(content)
-    return read_torch(path)
+    return read_torch(open_weights(path))
 
 
 def both(state: object, storages: list[Storage]) -> list[bytes]:
@@ -365,7 +366,7 @@ def test_a_member_twice(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("archive/data.pkl", dumps({}))
     with pytest.raises(FormatError, match=r"'archive/data\.pkl' twice"):
-        read_torch(path)
+        read_torch(open_weights(path))
 
 
 def test_members_that_lie_about_their_place(tmp_path: Path) -> None:

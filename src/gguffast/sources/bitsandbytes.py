@@ -9,17 +9,24 @@ values), ``X.absmax`` (a scale per block; nested: codes into ``X.nested_quant_ma
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gguffast.errors import FormatError
-from gguffast.sources.lazy import DType, LazyTensor, as_array, as_bytes, round_to
-from gguffast.sources.mapped import quote
+from gguffast.documents import json_object, short
+from gguffast.errors import FormatError, quote
+from gguffast.sources.lazy import (
+    DType,
+    LazyTensor,
+    as_array,
+    as_bytes,
+    round_to,
+    row_pieces,
+    view_bytes,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +36,8 @@ _SCALES = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 _DTYPES = {"float32": DType.F32, "float16": DType.F16, "bfloat16": DType.BF16}
 # Numbers decoded at a time: what passes between NumPy's loops stays in the second-level cache.
 _CHUNK = 1 << 16
+_MAX_RECORD = 1 << 16
+_MAX_AXES = 8
 
 
 def dequantize_bitsandbytes(path: Path, stored: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
@@ -61,17 +70,17 @@ def dequantize_bitsandbytes(path: Path, stored: Mapping[str, LazyTensor]) -> dic
     return {name: replaced.get(name, tensor) for name, tensor in stored.items() if name not in dropped}
 
 
-def _get(path: Path, stored: Mapping[str, LazyTensor], name: str, dtype: DType, numel: int) -> NDArray[Any]:
-    """Read a small tensor that must exist, flat."""
+def _get(path: Path, stored: Mapping[str, LazyTensor], name: str, dtype: DType, size: int) -> LazyTensor:
+    """Find a tensor that must exist."""
     tensor = stored.get(name)
     if tensor is None:
         raise FormatError(f"{path}: tensor {quote(name)} is missing; bitsandbytes weights need it")
-    if tensor.dtype is not dtype or math.prod(tensor.shape) != numel:
+    if tensor.dtype is not dtype or tensor.size != size:
         raise FormatError(
             f"{path}: tensor {quote(name)} is {tensor.dtype.name} {list(tensor.shape)}, "
-            f"expected {dtype.name} of {numel} elements"
+            f"expected {dtype.name} of {size} elements"
         )
-    return tensor.numpy().reshape(-1)
+    return tensor
 
 
 # --- 4 bits -----------------------------------------------------------------------------------------------
@@ -88,17 +97,22 @@ class _State(NamedTuple):
 
 
 def _read_state(path: Path, tensor: LazyTensor) -> _State:
+    place = f"{path}: tensor {quote(tensor.name)}"
+    if tensor.size * tensor.dtype.itemsize > _MAX_RECORD:
+        raise FormatError(f"{place} is not a valid record: {tensor.size} numbers are too many for one")
+    record = json_object(bytes(as_bytes(tensor.numpy())), place)
     try:
-        record = json.loads(bytes(as_bytes(tensor.numpy())))
         shape = tuple(record["shape"])
         nested_block = record.get("nested_blocksize")
         lengths = (*shape, record["blocksize"], 1 if nested_block is None else nested_block)
         if not all(type(n) is int and 0 < n < 1 << 40 for n in lengths) or record["blocksize"] % 2:
             raise ValueError("lengths must be positive, and the block size even")
+        if len(shape) > _MAX_AXES:
+            raise ValueError(f"a shape of {len(shape)} axes")
         offset = float(record.get("nested_offset") or 0.0)
         return _State(shape, _DTYPES[record["dtype"]], record["blocksize"], nested_block, offset)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise FormatError(f"{path}: tensor {quote(tensor.name)} is not a valid record: {error!r}") from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise FormatError(f"{place} is not a valid record: {short(repr(error))}") from error
 
 
 def _four_bit(path: Path, stored: Mapping[str, LazyTensor], name: str, state_name: str) -> LazyTensor:
@@ -112,72 +126,83 @@ def _four_bit(path: Path, stored: Mapping[str, LazyTensor], name: str, state_nam
             f"{path}: tensor {quote(name)} is {found}, expected 4-bit codes of {list(state.shape)}"
         )
     blocks = -(-numel // state.block)
-    levels = _get(path, stored, f"{name}.quant_map", DType.F32, 16)
+    levels = _get(path, stored, f"{name}.quant_map", DType.F32, 16).values().reshape(-1)
     if state.nested_block is None:
-        absmax = _get(path, stored, f"{name}.absmax", DType.F32, blocks)
-        scales = _Scales(absmax, None, None, 1, 0.0)
-    else:
-        codes = _get(path, stored, f"{name}.absmax", DType.U8, blocks)
-        values = _get(path, stored, f"{name}.nested_quant_map", DType.F32, 256)
-        outer = _get(path, stored, f"{name}.nested_absmax", DType.F32, -(-blocks // state.nested_block))
-        scales = _Scales(codes, values, outer, state.nested_block, state.nested_offset)
+        return _FourBit(name, state, weight, levels, _get(path, stored, f"{name}.absmax", DType.F32, blocks))
+    codes = _get(path, stored, f"{name}.absmax", DType.U8, blocks)
+    values = _get(path, stored, f"{name}.nested_quant_map", DType.F32, 256).values().reshape(-1)
+    outer = _get(path, stored, f"{name}.nested_absmax", DType.F32, -(-blocks // state.nested_block))
+    scales = _NestedScales(codes, values, outer, state.nested_block, state.nested_offset)
     return _FourBit(name, state, weight, levels, scales)
 
 
-class _Scales(NamedTuple):
-    """Block scales: as they are, or codes to look up and scale in their turn."""
+class _NestedScales(LazyTensor):
+    """Block scales that were quantized in their turn: codes to look up, with a scale for each block."""
 
-    stored: NDArray[Any]
-    levels: NDArray[np.float32] | None
-    outer: NDArray[np.float32] | None
-    block: int
-    offset: float
+    def __init__(
+        self, codes: LazyTensor, levels: NDArray[np.float32], outer: LazyTensor, block: int, offset: float
+    ) -> None:
+        super().__init__(codes.name, codes.shape, DType.F32)
+        self._codes = codes
+        self._levels = levels
+        self._outer = outer
+        self._block = block
+        self._offset = np.float32(offset)
 
-    def read(self, first: int, stop: int) -> NDArray[np.float32]:
-        """Scales of blocks ``first`` to ``stop - 1``, a column."""
-        if self.levels is None or self.outer is None:
-            scales = self.stored[first:stop].astype(np.float32)
-        else:
-            outer = self.outer[np.arange(first, stop) // self.block]
-            scales = self.levels[self.stored[first:stop]] * outer + np.float32(self.offset)
-        return scales[:, None]
+    def read_into(self, first: int, into: memoryview) -> None:
+        out = as_array(into, DType.F32)
+        low, high = first // self._block, (first + out.size - 1) // self._block
+        outer = self._outer.elements(low, high - low + 1)
+        np.take(self._levels, self._codes.elements(first, out.size), out=out, mode="clip")
+        with np.errstate(all="ignore"):
+            out *= outer[np.arange(first, first + out.size) // self._block - low]
+            out += self._offset
 
 
 class _FourBit(LazyTensor):
     def __init__(
-        self, name: str, state: _State, weight: LazyTensor, levels: NDArray[np.float32], scales: _Scales
+        self, name: str, state: _State, weight: LazyTensor, levels: NDArray[np.float32], scales: LazyTensor
     ) -> None:
         super().__init__(name, state.shape, state.dtype)
         self._block = state.block
-        self._codes = np.frombuffer(as_bytes(weight.numpy()), np.uint8)
+        self._codes = view_bytes(weight)
         byte = np.arange(256)
         # A byte's two values, as one item to look up.
         self._pairs = np.stack([levels[byte >> 4], levels[byte & 15]], axis=1).view(np.uint64).reshape(-1)
         self._scales = scales
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        start, stop = first * self.n_columns, (first + count) * self.n_columns
-        low, high = start // self._block, -(-stop // self._block)
-        if start % self._block == 0 and stop % self._block == 0:
-            out = as_array(into, self.dtype, (high - low, self._block))
-        else:
-            out = np.empty((high - low, self._block), self.dtype.storage)
-        step = max(1, _CHUNK // self._block)
-        for block in range(low, high, step):
-            end = min(block + step, high)
-            self._decode(block, end, out[block - low : end - low])
-        skip = (start - low * self._block) * self.dtype.itemsize
-        return as_bytes(out)[skip : skip + count * self.row_bytes]
+    def read_into(self, first: int, into: memoryview) -> None:
+        out = as_array(into, self.dtype)
+        end = first + out.size
+        low, high = first // self._block, -(-end // self._block)
+        scales = self._scales.elements(low, high - low)
+        first_code = first // 2
+        codes = self._codes.elements(first_code, (end + 1) // 2 - first_code)
+        start = first
+        while start < end:
+            stop = min(end, self._next_stop(start))
+            pairs = self._pairs.take(codes[start // 2 - first_code : (stop + 1) // 2 - first_code])
+            values = pairs.view(np.float32)[start % 2 :][: stop - start]
+            with np.errstate(all="ignore"):
+                self._scale(values, scales[start // self._block - low :])
+            round_to(self.dtype, values, out[start - first : stop - first])
+            start = stop
 
-    def _decode(self, first: int, stop: int, out: NDArray[Any]) -> None:
-        half = self._block // 2
-        codes = self._codes[first * half : stop * half]
-        if len(codes) < (stop - first) * half:
-            codes = np.pad(codes, (0, (stop - first) * half - len(codes)))
-        values = self._pairs.take(codes).view(np.float32).reshape(out.shape)
-        with np.errstate(all="ignore"):
-            values *= self._scales.read(first, stop)
-        round_to(self.dtype, values, out)
+    def _next_stop(self, start: int) -> int:
+        """Where a piece ends: after some whole blocks, or inside the block in which it begins."""
+        inside = start % self._block
+        if inside or self._block > _CHUNK:
+            return start + min(_CHUNK, self._block - inside)
+        return start + _CHUNK // self._block * self._block
+
+    def _scale(self, values: NDArray[np.float32], scales: NDArray[np.float32]) -> None:
+        """Multiply by block scales, the first of which is that of the first value."""
+        whole = len(values) // self._block * self._block
+        if whole:
+            blocks = values[:whole].reshape(-1, self._block)
+            blocks *= scales[: len(blocks), None]
+        if whole < len(values):
+            values[whole:] *= scales[whole // self._block]
 
 
 # --- 8 bits -----------------------------------------------------------------------------------------------
@@ -191,6 +216,10 @@ def _int8(path: Path, stored: Mapping[str, LazyTensor], layer: str) -> LazyTenso
         raise FormatError(f"{path}: tensor {quote(name)} is {found}, expected an I8 matrix for its SCB")
     scales = _get(path, stored, f"{layer}.SCB", DType.F32, weight.n_rows)
     form = stored.get(f"{layer}.weight_format")
+    if form is not None and form.size != 1:
+        raise FormatError(
+            f"{path}: tensor {quote(form.name)} has shape {list(form.shape)}, expected one number"
+        )
     # 0 is row-major; the others are tilings for GPUs that old versions could save.
     if form is not None and form.numpy().any():
         raise FormatError(f"{path}: tensor {quote(name)} is in a GPU's tiled layout; save it again in rows")
@@ -200,21 +229,18 @@ def _int8(path: Path, stored: Mapping[str, LazyTensor], layer: str) -> LazyTenso
 
 
 class _Int8(LazyTensor):
-    def __init__(self, name: str, weight: LazyTensor, scales: NDArray[np.float32], dtype: DType) -> None:
+    def __init__(self, name: str, weight: LazyTensor, scales: LazyTensor, dtype: DType) -> None:
         super().__init__(name, weight.shape, dtype)
         self._weight = weight
         self._scales = scales
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        out = as_array(into, self.dtype, (count, self.n_columns))
-        step = max(1, _CHUNK // self.n_columns)
-        for row in range(0, count, step):
-            n = min(step, count - row)
-            values = self._weight.rows(first + row, n).astype(np.float32)
-            scales = self._scales[first + row : first + row + n, None]
+    def read_into(self, first: int, into: memoryview) -> None:
+        out = as_array(into, self.dtype)
+        for piece in row_pieces(first, out.size, self.n_columns, _CHUNK):
+            values = self._weight.elements(first + piece.place.start, piece.size).astype(np.float32)
+            table = values.reshape(piece.n_rows, piece.n_columns)
             with np.errstate(all="ignore"):
                 # In this order, and by a constant that is rounded: as bitsandbytes' int8_vectorwise_dequant.
-                values *= scales
-                values *= np.float32(1 / 127)
-            round_to(self.dtype, values, out[row : row + n])
-        return into[: count * self.row_bytes]
+                table *= self._scales.elements(piece.row, piece.n_rows)[:, None]
+                table *= np.float32(1 / 127)
+            round_to(self.dtype, values, out[piece.place])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -10,21 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguffast.errors import FileError, FormatError
+from gguffast.documents import parse_json, read_bytes
+from gguffast.errors import FileError, FormatError, quote, quote_some
+from gguffast.reading import ReadableFile
+from gguffast.sources.common import longest_description, open_weights
 from gguffast.sources.dequantize import dequantizer
 from gguffast.sources.lazy import DType, LazyTensor
-from gguffast.sources.mapped import quote, quote_some
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An open checkpoint. Files are mapped, not held open; the last tensor to go unmaps its file.
+    """An open checkpoint. The last tensor to go closes its file.
 
     Attributes
     ----------
     path : Path
         The folder.
-    parts : tuple of Path
+    files : tuple of ReadableFile
         The weight files, in reading order.
     tensors : dict of str to LazyTensor
         What the model is made of: quantized weights (bitsandbytes, FP8, ...) appear dequantized, their scales
@@ -34,9 +35,25 @@ class Checkpoint:
     """
 
     path: Path
-    parts: tuple[Path, ...]
+    files: tuple[ReadableFile, ...]
     tensors: dict[str, LazyTensor]
     stored: dict[str, LazyTensor]
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """Paths of the weight files."""
+        return tuple(Path(file.name) for file in self.files)
+
+    def check_unchanged(self) -> None:
+        """Make sure, after reading, that no file has changed since it was opened.
+
+        Raises
+        ------
+        FileError
+            One has; it is named.
+        """
+        for file in self.files:
+            file.check_unchanged()
 
 
 def open_checkpoint(directory: str | Path, quantization: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -63,8 +80,9 @@ def open_checkpoint(directory: str | Path, quantization: Mapping[str, Any] | Non
     _check_parts(path, kind, names, index)
     owner: dict[str, str] = {}
     stored: dict[str, LazyTensor] = {}
-    for part in names:
-        for name, tensor in kind.read(path / part).items():
+    files = [open_weights(path / part) for part in names]
+    for part, file in zip(names, files, strict=True):
+        for name, tensor in kind.read(file).items():
             if name in stored:
                 raise FormatError(f"{path}: tensor {quote(name)} is both in {owner[name]} and in {part}")
             stored[name], owner[name] = tensor, part
@@ -72,8 +90,7 @@ def open_checkpoint(directory: str | Path, quantization: Mapping[str, Any] | Non
         _check_index(path / kind.index, index, owner)
     if not stored:
         raise FormatError(f"{path}: the weight files hold no tensors")
-    parts = tuple(path / name for name in names)
-    return Checkpoint(path, parts, dequantize(path, stored), stored)
+    return Checkpoint(path, tuple(files), dequantize(path, stored), stored)
 
 
 def guess_dtype(tensors: Iterable[LazyTensor]) -> DType:
@@ -95,14 +112,14 @@ class _Kind:
     def index(self) -> str:
         return f"{self.prefix}{self.suffix}.index.json"
 
-    def read(self, path: Path) -> dict[str, LazyTensor]:
+    def read(self, file: ReadableFile) -> dict[str, LazyTensor]:
         if self is _SAFETENSORS:
             from gguffast.sources.safetensors import read_safetensors
 
-            return read_safetensors(path)
+            return read_safetensors(file)
         from gguffast.sources.torch_pickle import read_torch
 
-        return read_torch(path)
+        return read_torch(file)
 
 
 _SAFETENSORS = _Kind("model", ".safetensors")
@@ -113,7 +130,7 @@ def _find_weights(path: Path) -> tuple[_Kind, dict[str, str]]:
     """Kind of the weights, safetensors first, and their index (empty without one)."""
     for kind in (_SAFETENSORS, _TORCH):
         if (path / kind.index).is_file():
-            return kind, _read_index(path / kind.index)
+            return kind, _read_index(path, kind)
         if _part_names(path, kind):
             return kind, {}
     raise FormatError(
@@ -129,14 +146,11 @@ def _part_names(path: Path, kind: _Kind) -> list[str]:
     return sorted(name for name in names if name.startswith(kind.prefix) and name.endswith(kind.suffix))
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def _read_index(folder: Path, kind: _Kind) -> dict[str, str]:
     """Which file holds which tensor."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not valid JSON: {error}") from error
+    path = folder / kind.index
+    weights = sum((folder / name).stat().st_size for name in _part_names(folder, kind))
+    content = parse_json(read_bytes(path, longest_description(weights)), path, unique=True)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(part, str) for part in weight_map.values()):
         raise FormatError(f'{path}: no "weight_map" from tensor names to file names')

@@ -8,17 +8,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gguffast.errors import FormatError
+from gguffast.errors import FormatError, quote
 from gguffast.sources.bitsandbytes import dequantize_bitsandbytes
 from gguffast.sources.gptq import dequantize_gptq
-from gguffast.sources.lazy import DType, LazyTensor, as_array, to_float32
-from gguffast.sources.mapped import quote
+from gguffast.sources.lazy import (
+    DType,
+    LazyTensor,
+    Piece,
+    as_array,
+    reshape,
+    row_pieces,
+    to_f32,
+    to_float32,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Tensors = Mapping[str, LazyTensor]
 Dequantizer = Callable[[Path, Tensors], dict[str, LazyTensor]]
+
+# Numbers decoded at a time: what passes between NumPy's loops stays in the second-level cache.
+_CHUNK = 1 << 16
 
 
 def dequantizer(path: Path, config: Mapping[str, Any]) -> Dequantizer:
@@ -145,28 +156,40 @@ class _Scaled(LazyTensor):
                 + (f" in blocks of {list(block)}" if block else "")
             )
         padding = (1,) * (axes - len(scale.shape))
-        self._scale = scale.values().reshape(scale.shape + padding or (1,))
+        self._scale = to_f32(reshape(scale, scale.shape + padding or (1,)))
         self._blocks = blocks + padding
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        out = as_array(into, DType.F32, (count, self.n_columns))
-        step = max(1, (1 << 16) // self.n_columns)
-        for row in range(0, count, step):
-            n = min(step, count - row)
-            values = to_float32(self._weight.rows(first + row, n), self._weight.dtype)
-            np.multiply(values, self._scales(first + row, n), out=out[row : row + n])
-        return into[: count * self.row_bytes]
+    def read_into(self, first: int, into: memoryview) -> None:
+        out = as_array(into, DType.F32)
+        for piece in row_pieces(first, out.size, self.n_columns, _CHUNK):
+            weight = self._weight.elements(first + piece.place.start, piece.size)
+            values = to_float32(weight, self._weight.dtype, out[piece.place])
+            table = values.reshape(piece.n_rows, piece.n_columns)
+            with np.errstate(all="ignore"):
+                table *= self._scales(piece)
 
-    def _scales(self, first: int, count: int) -> NDArray[np.float32]:
-        """Scales of some rows: a column, or one for each number."""
+    def _scales(self, piece: Piece) -> NDArray[np.float32]:
+        """Scales of a piece: a column, or one for each number."""
+        scales = self._row_scales(piece)
+        width = scales.shape[1]
+        if width == 1:
+            return scales
+        size = self._blocks[-1]
+        low, high = piece.column // size, -(-(piece.column + piece.n_columns) // size)
+        repeated = np.repeat(scales[:, low:high], size, axis=1)
+        return repeated[:, piece.column - low * size :][:, : piece.n_columns]
+
+    def _row_scales(self, piece: Piece) -> NDArray[np.float32]:
+        """Rows of the scale that serve the rows of a piece, one for each."""
         leading = self.shape[:-1]
-        rows = np.unravel_index(np.arange(first, first + count), leading) if leading else ()
+        if not leading:
+            return self._scale.rows(0, 1)
+        rows = np.unravel_index(np.arange(piece.row, piece.row + piece.n_rows), leading)
         # The last entry of an axis of one serves the whole axis.
         places = [
             np.minimum(row // size, n - 1)
             for row, size, n in zip(rows, self._blocks, self._scale.shape, strict=False)
         ]
-        scales = self._scale[tuple(places)].reshape(-1, self._scale.shape[-1])
-        if scales.shape[1] == 1:
-            return scales
-        return np.repeat(scales, self._blocks[-1], axis=1)[:, : self.n_columns]
+        index = np.ravel_multi_index(places, self._scale.shape[:-1])
+        low = int(index.min())
+        return self._scale.rows(low, int(index.max()) + 1 - low)[index - low]

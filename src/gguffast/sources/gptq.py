@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gguffast.errors import FormatError
-from gguffast.sources.lazy import DType, LazyTensor, as_array
-from gguffast.sources.mapped import quote
+from gguffast.errors import FormatError, quote
+from gguffast.sources.lazy import DType, LazyTensor, as_array, row_pieces, to_f32, transpose
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,28 +101,37 @@ class _Packed(LazyTensor):
         offset: int,
     ) -> None:
         super().__init__(name, (weight.shape[1], len(group)), DType.F32)
-        self._weight = weight
-        self._zeros = zeros
-        self._scales = scales
+        # A row of the result is a column of everything stored.
+        self._weight = transpose(weight)
+        self._zeros = transpose(zeros)
+        self._scales = to_f32(transpose(scales))
+        self._per_item = weight.dtype.itemsize * 8 // bits
         self._group = group
         self._bits = bits
         self._offset = offset
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        # A row of the result is a column of everything stored.
-        columns = slice(first, first + count)
+    def read_into(self, first: int, into: memoryview) -> None:
+        out = as_array(into, DType.F32)
+        for piece in row_pieces(first, out.size, self.n_columns, out.size):
+            table = out[piece.place].reshape(piece.n_rows, piece.n_columns)
+            columns = slice(piece.column, piece.column + piece.n_columns)
+            group = self._group[columns]
+            codes = self._unpack(self._weight.rows(piece.row, piece.n_rows))[:, columns]
+            zeros, scales = self._zeros_and_scales(piece.row, piece.n_rows)
+            codes -= zeros[:, group]
+            np.multiply(scales[:, group], codes, out=table, dtype=np.float32, casting="same_kind")
+
+    def _zeros_and_scales(self, row: int, count: int) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+        """Zero points and scales of some rows, by group."""
+        low, high = row // self._per_item, -(-(row + count) // self._per_item)
+        zeros = self._unpack(self._zeros.rows(low, high - low).T)[:, row - low * self._per_item :][:, :count]
+        return zeros.T + np.int16(self._offset), self._scales.rows(row, count)
+
+    def _unpack(self, packed: NDArray[Any]) -> NDArray[np.int16]:
+        """Codes along the second axis."""
         integer = _INTEGERS[self._weight.dtype]
         shifts = np.arange(0, integer.itemsize * 8, self._bits).astype(integer)
         mask = integer.type((1 << self._bits) - 1)
-        packed = np.ascontiguousarray(self._weight.numpy()[:, columns].view(integer).T)
-        codes = ((packed[:, :, None] >> shifts) & mask).reshape(count, -1).astype(np.int16)
-        per_item = len(shifts)
-        low, high = first // per_item, -(-(first + count) // per_item)
-        packed = np.ascontiguousarray(self._zeros.numpy()[:, low:high]).view(integer)
-        zeros = ((packed[:, :, None] >> shifts) & mask).reshape(len(packed), -1).astype(np.int16)
-        zeros = zeros[:, first - low * per_item :][:, :count].T + np.int16(self._offset)
-        codes -= zeros[:, self._group]
-        scales = self._scales.numpy()[:, columns].T.astype(np.float32)
-        out = as_array(into, DType.F32, (count, self.n_columns))
-        np.multiply(scales[:, self._group], codes, out=out, dtype=np.float32, casting="same_kind")
-        return into[: count * self.row_bytes]
+        items = np.ascontiguousarray(packed).view(integer)
+        codes: NDArray[np.int16] = ((items[:, :, None] >> shifts) & mask).astype(np.int16)
+        return codes.reshape(len(items), -1)

@@ -1,29 +1,35 @@
 """Tensors that are shapes until somebody asks for rows, and the few ways to make one out of others.
 
-A `LazyTensor` is read as the engine reads: a range of rows of its 2-D view (all axes but the last
-flattened). Leaves hand out views of memory-mapped files; combinators map a row range of the result to row
-ranges of their inputs, so a chain of them streams. Whole tensors are only ever in memory where rows mix
-(`transpose`).
+A `LazyTensor` is read as the engine reads: a range of its elements, in row-major order. Leaves read files;
+combinators map a range of the result to ranges of their inputs, so a chain of them streams: memory is a small
+multiple of the range, for tensors of any size and any transformation.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gguffast import _core
-from gguffast.errors import FormatError
+from gguffast.errors import FormatError, quote
+from gguffast.reading import ReadableFile
 from gguffast.types import GGMLQuantizationType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Elementwise = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+# Elements that are read at once however few of them are wanted: a call costs as much as copying these.
+_SMALL_READ = 4096
 
 
 class DType(Enum):
@@ -41,10 +47,14 @@ class DType(Enum):
     BF16 = "<u2", "bf16"
     F8_E4M3 = "u1", "e4m3"
     F8_E5M2 = "u1", "e5m2"
+    F8_E8M0 = "u1", "e8m0"
     I64 = "<i8"
     I32 = "<i4"
     I16 = "<i2"
     I8 = "i1"
+    U64 = "<u8"
+    U32 = "<u4"
+    U16 = "<u2"
     U8 = "u1"
     BOOL = "?"
 
@@ -72,63 +82,127 @@ class LazyTensor(ABC):
     shape : tuple of int
         Lengths in NumPy order: the last axis is the contiguous one.
     dtype : DType
-        Number format of the bytes that `read_rows` gives.
-    n_rows, n_columns : int
-        The 2-D view: the last axis is a row. 0-D and 1-D tensors are one row.
-    row_bytes : int
-        Bytes of a row.
+        Number format of the bytes that `read_into` gives.
     """
+
+    # A checkpoint has a hundred thousand of them.
+    __slots__ = ("dtype", "name", "shape")
 
     def __init__(self, name: str, shape: Sequence[int], dtype: DType) -> None:
         self.name = name
         self.shape = tuple(shape)
         self.dtype = dtype
-        self.n_columns = self.shape[-1] if self.shape else 1
-        self.n_rows = math.prod(self.shape[:-1])
-        self.row_bytes = self.n_columns * dtype.itemsize
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def n_columns(self) -> int:
+        """Length of a row, the last axis; tensors without axes are one row of one."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def n_rows(self) -> int:
+        """Rows: the product of all axes but the last."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.n_columns * self.dtype.itemsize
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} {list(self.shape)} {self.dtype.name}>"
 
     @abstractmethod
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        """Bytes of rows ``first`` to ``first + count - 1``, row-major, little-endian.
+    def read_into(self, first: int, into: memoryview) -> None:
+        """Fill ``into`` with elements from number ``first`` on, row-major, little-endian.
+
+        Not rows: a row may be longer than anybody's buffer. Threads may call this at the same time.
 
         Parameters
         ----------
-        first, count : int
-            A range inside ``n_rows``.
+        first : int
+            Index into the flattened tensor.
         into : memoryview
-            Writable bytes, at least ``count * row_bytes`` of them, that may or may not be used.
-
-        Returns
-        -------
-        memoryview
-            Exactly ``count * row_bytes`` bytes (format ``B``): the start of ``into``, or memory of its own
-            that stays valid as long as the view. Threads may call this at the same time.
+            Writable bytes (format ``B``), aligned for `dtype`, as long as the wanted elements.
         """
+
+    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
+        """Fill the start of ``into`` with rows ``first`` to ``first + count - 1``, and return it."""
+        rows = into[: count * self.row_bytes]
+        self.read_into(first * self.n_columns, rows)
+        return rows
 
     def numpy(self) -> NDArray[Any]:
         """Return the whole tensor as stored (``dtype.storage``, ``shape``); meant for small ones."""
-        return self.rows(0, self.n_rows).reshape(self.shape)
+        return self.elements(0, self.size).reshape(self.shape)
 
     def values(self) -> NDArray[np.float32]:
         """Return the whole tensor as float32 of ``shape``; meant for small ones."""
         return to_float32(self.numpy(), self.dtype)
 
+    def elements(self, first: int, count: int) -> NDArray[Any]:
+        """Elements ``first`` to ``first + count - 1`` of the flattened tensor, as ``dtype.storage``."""
+        array = np.empty(count, self.dtype.storage)
+        if count:
+            self.read_into(first, as_bytes(array))
+        return array
+
     def rows(self, first: int, count: int) -> NDArray[Any]:
         """Rows ``first`` to ``first + count - 1`` as an array ``(count, n_columns)`` of ``dtype.storage``."""
-        shape = (count, self.n_columns)
-        if 0 in shape:
-            return np.empty(shape, self.dtype.storage)
-        # Untouched pages cost nothing, so the scratch is free where the answer is a view of the file.
-        scratch = np.empty(count * self.row_bytes, np.uint8)
-        return as_array(self.read_rows(first, count, scratch.data), self.dtype, shape)
+        return self.elements(first * self.n_columns, count * self.n_columns).reshape(count, self.n_columns)
 
 
-def as_array(buffer: memoryview, dtype: DType, shape: tuple[int, ...]) -> NDArray[Any]:
-    """View the start of ``buffer`` as an array of ``dtype.storage``."""
-    return np.frombuffer(buffer, dtype.storage, math.prod(shape)).reshape(shape)
+def as_array(buffer: memoryview, dtype: DType, shape: tuple[int, ...] = (-1,)) -> NDArray[Any]:
+    """View a buffer as an array of ``dtype.storage``."""
+    return np.frombuffer(buffer, dtype.storage).reshape(shape)
+
+
+class Piece(NamedTuple):
+    """A part of a range of elements that is some whole rows, or one part of a row.
+
+    Attributes
+    ----------
+    row, n_rows, column, n_columns : int
+        What it covers.
+    place : slice
+        Where it lies in the range.
+    """
+
+    row: int
+    n_rows: int
+    column: int
+    n_columns: int
+    place: slice
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.n_rows * self.n_columns
+
+
+def row_pieces(first: int, count: int, width: int, limit: int) -> Iterator[Piece]:
+    """Cut a range of elements at the ends of rows.
+
+    Parameters
+    ----------
+    first, count : int
+        The range.
+    width : int
+        Length of a row.
+    limit : int
+        Most elements in a piece.
+    """
+    done = 0
+    while done < count:
+        row, column = divmod(first + done, width)
+        n_columns = min(width - column, count - done, limit)
+        n_rows = min(count - done, limit) // width if n_columns == width else 1
+        yield Piece(row, n_rows, column, n_columns, slice(done, done + n_rows * n_columns))
+        done += n_rows * n_columns
 
 
 def as_bytes(array: NDArray[Any]) -> memoryview:
@@ -162,20 +236,40 @@ def _e5m2_values() -> NDArray[np.float32]:
     return table
 
 
-FLOAT8_VALUES = {DType.F8_E4M3: _e4m3_values(), DType.F8_E5M2: _e5m2_values()}
+def _e8m0_values() -> NDArray[np.float32]:
+    # OCP's scales of microscaling formats: powers of two, no sign, no zero; all ones are NaN.
+    return np.append(np.ldexp(1.0, np.arange(255) - 127), np.nan).astype(np.float32)
 
 
-def to_float32(array: NDArray[Any], dtype: DType) -> NDArray[np.float32]:
-    """Widen (or round: F64, large integers) numbers to float32, as PyTorch's ``float()``."""
+FLOAT8_VALUES = {
+    DType.F8_E4M3: _e4m3_values(),
+    DType.F8_E5M2: _e5m2_values(),
+    DType.F8_E8M0: _e8m0_values(),
+}
+
+
+def to_float32(
+    array: NDArray[Any], dtype: DType, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Widen (or round: F64, large integers) numbers to float32, as PyTorch's ``float()``.
+
+    Parameters
+    ----------
+    array : ndarray
+        Numbers of ``dtype``, contiguous.
+    out : ndarray, optional
+        Where to put them, contiguous; a new array if not given.
+    """
+    values = np.empty(array.shape, np.float32) if out is None else out
     if dtype in FLOAT8_VALUES:
-        return FLOAT8_VALUES[dtype].take(array)
-    if dtype in (DType.BF16, DType.F16) and array.size:
-        values = np.empty(array.shape, np.float32)
-        _core.dequantize(GGMLQuantizationType[dtype.name], np.ascontiguousarray(array), values)
-        return values
-    # An F64 beyond float32 becomes infinity, which the engine reports with the tensor's name.
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32)
+        FLOAT8_VALUES[dtype].take(array, out=values, mode="clip")
+    elif dtype in (DType.BF16, DType.F16) and array.size:
+        _core.dequantize(GGMLQuantizationType[dtype.name], array, values)
+    else:
+        # An F64 beyond float32 becomes infinity, which the engine reports with the tensor's name.
+        with np.errstate(over="ignore"):
+            np.copyto(values, array, casting="unsafe")
+    return values
 
 
 def round_to(dtype: DType, values: NDArray[np.float32], out: NDArray[Any]) -> None:
@@ -196,27 +290,52 @@ def round_to(dtype: DType, values: NDArray[np.float32], out: NDArray[Any]) -> No
 
 
 class StoredTensor(LazyTensor):
-    """A contiguous tensor in memory that somebody else owns: a mapped file, or an array.
+    """A contiguous tensor in a file.
 
     Parameters
     ----------
-    memory : memoryview
-        Its bytes, all of them and no more.
+    file : ReadableFile
+        The file; it stays open as long as a tensor of it lives.
+    offset : int
+        Where its bytes begin. That they lie inside the file has been checked.
     """
 
-    def __init__(self, name: str, shape: Sequence[int], dtype: DType, memory: memoryview) -> None:
+    __slots__ = ("file", "offset")
+
+    def __init__(
+        self, name: str, shape: Sequence[int], dtype: DType, file: ReadableFile, offset: int
+    ) -> None:
         super().__init__(name, shape, dtype)
-        self.memory = memory
+        self.file = file
+        self.offset = offset
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        """See `LazyTensor.read_rows`; always a view."""
-        return self.memory[first * self.row_bytes : (first + count) * self.row_bytes]
+    def read_into(self, first: int, into: memoryview) -> None:
+        """See `LazyTensor.read_into`."""
+        self.file.read_into(self.offset + first * self.dtype.itemsize, into, f"tensor {quote(self.name)}")
 
 
-def from_array(name: str, array: NDArray[Any]) -> StoredTensor:
+class HeldTensor(LazyTensor):
+    """A tensor in memory: something small that was computed.
+
+    Parameters
+    ----------
+    array : ndarray
+        Its elements, of ``dtype.storage``.
+    """
+
+    def __init__(self, name: str, array: NDArray[Any], dtype: DType) -> None:
+        super().__init__(name, array.shape, dtype)
+        self._bytes = as_bytes(array)
+
+    def read_into(self, first: int, into: memoryview) -> None:
+        """See `LazyTensor.read_into`."""
+        start = first * self.dtype.itemsize
+        into[:] = self._bytes[start : start + len(into)]
+
+
+def from_array(name: str, array: NDArray[Any]) -> LazyTensor:
     """Make a tensor of computed values: a float32 or float16 array."""
-    dtype = {"float32": DType.F32, "float16": DType.F16}[array.dtype.name]
-    return StoredTensor(name, array.shape, dtype, as_bytes(array))
+    return HeldTensor(name, array, {"float32": DType.F32, "float16": DType.F16}[array.dtype.name])
 
 
 # --- Combinators ------------------------------------------------------------------------------------------
@@ -227,100 +346,127 @@ class _Widened(LazyTensor):
         super().__init__(tensor.name, tensor.shape, DType.F32)
         self._tensor = tensor
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        return as_bytes(to_float32(self._tensor.rows(first, count), self._tensor.dtype))
+    def read_into(self, first: int, into: memoryview) -> None:
+        out = as_array(into, DType.F32)
+        to_float32(self._tensor.elements(first, out.size), self._tensor.dtype, out)
 
 
-class _Mapped(LazyTensor):
+class _Computed(LazyTensor):
     def __init__(self, tensor: LazyTensor, function: Elementwise) -> None:
         super().__init__(tensor.name, tensor.shape, DType.F16 if tensor.dtype is DType.F16 else DType.F32)
         self._tensor = tensor
         self._function = function
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        values = self._function(to_float32(self._tensor.rows(first, count), self._tensor.dtype))
-        out = as_array(into, self.dtype, values.shape)
+    def read_into(self, first: int, into: memoryview) -> None:
+        out = as_array(into, self.dtype)
+        values = self._function(to_float32(self._tensor.elements(first, out.size), self._tensor.dtype))
         round_to(self.dtype, values, out)
-        return into[: count * self.row_bytes]
 
 
-class _Reshaped(LazyTensor):
-    def __init__(self, tensor: LazyTensor, shape: Sequence[int]) -> None:
+class _Window(LazyTensor):
+    """The elements from ``start`` on, under another shape."""
+
+    def __init__(self, tensor: LazyTensor, shape: Sequence[int], start: int) -> None:
         super().__init__(tensor.name, shape, tensor.dtype)
         self._tensor = tensor
+        self._start = start
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        start, stop = first * self.row_bytes, (first + count) * self.row_bytes
-        inner = self._tensor.row_bytes
-        skip = start % inner
-        row, n = start // inner, -(-stop // inner) - start // inner
-        if skip == 0 and stop % inner == 0:
-            return self._tensor.read_rows(row, n, into)
-        return as_bytes(self._tensor.rows(row, n))[skip : skip + stop - start]
+    def read_into(self, first: int, into: memoryview) -> None:
+        self._tensor.read_into(self._start + first, into)
 
 
-class _Sliced(LazyTensor):
-    def __init__(self, tensor: LazyTensor, start: int, stop: int) -> None:
-        super().__init__(tensor.name, (stop - start, *tensor.shape[1:]), tensor.dtype)
+class _Bytes(LazyTensor):
+    def __init__(self, tensor: LazyTensor) -> None:
+        super().__init__(tensor.name, (tensor.size * tensor.dtype.itemsize,), DType.U8)
         self._tensor = tensor
-        self._offset = start * math.prod(tensor.shape[1:-1])
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        return self._tensor.read_rows(self._offset + first, count, into)
-
-
-class _Permuted(LazyTensor):
-    def __init__(self, tensor: LazyTensor, order: NDArray[np.intp]) -> None:
-        super().__init__(tensor.name, (len(order), *tensor.shape[1:]), tensor.dtype)
-        self._tensor = tensor
-        self._order = order
-        self._unit = math.prod(tensor.shape[1:-1])
-
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        row = np.arange(first, first + count)
-        source = self._order[row // self._unit] * self._unit + row % self._unit
-        out = as_array(into, self.dtype, (count, self.n_columns))
-        low, high = int(source.min()), int(source.max()) + 1
-        # Rows move inside a head, so the sources of a chunk are a range little longer than the chunk: one
-        # read, one gather. An order that jumps further is read row by row, to keep the memory bounded.
-        if high - low <= 2 * count + 1024:
-            np.take(self._tensor.rows(low, high - low), source - low, axis=0, out=out, mode="clip")
-        else:
-            for i, r in enumerate(source.tolist()):
-                out[i] = self._tensor.rows(r, 1)[0]
-        return into[: count * self.row_bytes]
+    def read_into(self, first: int, into: memoryview) -> None:
+        item = self._tensor.dtype.itemsize
+        low, high = first // item, -(-(first + len(into)) // item)
+        data = as_bytes(self._tensor.elements(low, high - low))
+        into[:] = data[first - low * item :][: len(into)]
 
 
 class _Concatenated(LazyTensor):
     def __init__(self, tensors: Sequence[LazyTensor], shape: Sequence[int]) -> None:
         super().__init__(tensors[0].name, shape, tensors[0].dtype)
-        self._parts: list[tuple[int, LazyTensor]] = []
-        start = 0
-        for tensor in tensors:
-            self._parts.append((start, tensor))
-            start += tensor.n_rows
+        self._tensors = tensors
+        self._ends = list(accumulate(tensor.size for tensor in tensors))
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        for start, part in self._parts:
-            low, high = max(first, start), min(first + count, start + part.n_rows)
-            if high - low == count:
-                return part.read_rows(low - start, count, into)
-            if low < high:
-                place = into[(low - first) * self.row_bytes : (high - first) * self.row_bytes]
-                # Given exactly its place, a part that fills its buffer is already where it belongs.
-                place[:] = part.read_rows(low - start, high - low, place)
-        return into[: count * self.row_bytes]
+    def read_into(self, first: int, into: memoryview) -> None:
+        done, item = 0, self.dtype.itemsize
+        part = bisect_right(self._ends, first)
+        while done < len(into):
+            tensor, end = self._tensors[part], self._ends[part]
+            place = into[done : done + (end - first) * item]
+            if place:
+                tensor.read_into(first - (end - tensor.size), place)
+            done += len(place)
+            first, part = end, part + 1
 
 
-class _Transposed(LazyTensor):
-    def __init__(self, tensor: LazyTensor) -> None:
-        super().__init__(tensor.name, tensor.shape[::-1], tensor.dtype)
+class _Gathered(LazyTensor):
+    """Rows that lie anywhere among the elements of another tensor, evenly spaced inside each row.
+
+    Parameters
+    ----------
+    width : int
+        Elements of what is called a row here: a whole entry of the first axis, where those move.
+    start_of : callable
+        Where rows begin: numbers of rows to indices of elements.
+    step : int
+        Distance between the elements of a row.
+    """
+
+    def __init__(
+        self,
+        tensor: LazyTensor,
+        shape: Sequence[int],
+        width: int,
+        start_of: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+        step: int,
+    ) -> None:
+        super().__init__(tensor.name, shape, tensor.dtype)
         self._tensor = tensor
+        self._width = width
+        self._start_of = start_of
+        self._step = step
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        out = as_array(into, self.dtype, (count, self.n_columns))
-        np.copyto(out, self._tensor.rows(0, self._tensor.n_rows)[:, first : first + count].T)
-        return into[: count * self.row_bytes]
+    def read_into(self, first: int, into: memoryview) -> None:
+        out = as_array(into, self.dtype)
+        for piece in row_pieces(first, out.size, self._width, out.size):
+            starts = self._start_of(np.arange(piece.row, piece.row + piece.n_rows))
+            box = out[piece.place].reshape(piece.n_rows, piece.n_columns)
+            self._read_box(starts + piece.column * self._step, box)
+
+    def _read_box(self, starts: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Read what a few rows span at once if most of it is wanted, else the halves of the box.
+
+        This finds good pieces whatever the order: heads whose rows are interleaved are one read; a transposed
+        matrix is read in bands. Memory is a few times the box.
+        """
+        height, width = out.shape
+        low, high = int(starts.min()), int(starts.max())
+        across = (width - 1) * self._step
+        span = high - low + across + 1
+        if span <= max(4 * out.size, _SMALL_READ):
+            piece = self._tensor.elements(low, span)
+            strides = (piece.itemsize, self._step * piece.itemsize)
+            rows = np.lib.stride_tricks.as_strided(piece, (span - across, width), strides)
+            out[:] = rows[starts - low]
+        elif across > high - low:
+            half = width // 2
+            self._read_box(starts, out[:, :half])
+            self._read_box(starts + half * self._step, out[:, half:])
+        elif (np.diff(starts) >= 0).all():
+            half = height // 2
+            self._read_box(starts[:half], out[:half])
+            self._read_box(starts[half:], out[half:])
+        else:
+            order = np.argsort(starts)
+            box = np.empty_like(out)
+            self._read_box(starts[order], box)
+            out[order] = box
 
 
 def widen(tensor: LazyTensor) -> LazyTensor:
@@ -333,12 +479,17 @@ def to_f32(tensor: LazyTensor) -> LazyTensor:
     return tensor if tensor.dtype is DType.F32 else _Widened(tensor)
 
 
+def view_bytes(tensor: LazyTensor) -> LazyTensor:
+    """Give the bytes of a tensor, as a flat U8 one."""
+    return tensor if tensor.dtype is DType.U8 and len(tensor.shape) == 1 else _Bytes(tensor)
+
+
 def map_f32(tensor: LazyTensor, function: Elementwise) -> LazyTensor:
     """Apply an elementwise function: ``map_f32(norm, lambda w: w + 1)``.
 
     The result is F32, or F16 if the tensor is F16 (the reference computes in F16 there: the same rounding).
     """
-    return _Mapped(tensor, function)
+    return _Computed(tensor, function)
 
 
 def reshape(tensor: LazyTensor, shape: Sequence[int]) -> LazyTensor:
@@ -349,9 +500,9 @@ def reshape(tensor: LazyTensor, shape: Sequence[int]) -> LazyTensor:
     FormatError
         The shapes differ in their number of elements.
     """
-    if math.prod(shape) != math.prod(tensor.shape):
+    if math.prod(shape) != tensor.size:
         raise FormatError(f"tensor {tensor.name}: shape {list(tensor.shape)} cannot be read as {list(shape)}")
-    return tensor if tuple(shape) == tensor.shape else _Reshaped(tensor, shape)
+    return tensor if tuple(shape) == tensor.shape else _Window(tensor, shape, 0)
 
 
 def slice_rows(tensor: LazyTensor, start: int, stop: int) -> LazyTensor:
@@ -365,9 +516,8 @@ def slice_rows(tensor: LazyTensor, start: int, stop: int) -> LazyTensor:
     length = tensor.shape[0] if tensor.shape else 0
     if not 0 <= start <= stop <= length:
         raise FormatError(f"tensor {tensor.name}: shape {list(tensor.shape)} has no rows {start} to {stop}")
-    if len(tensor.shape) == 1:
-        return reshape(_Sliced(reshape(tensor, (length, 1)), start, stop), (stop - start,))
-    return _Sliced(tensor, start, stop)
+    rest = tensor.shape[1:]
+    return _Window(tensor, (stop - start, *rest), start * math.prod(rest))
 
 
 def permute_rows(tensor: LazyTensor, order: Sequence[int] | NDArray[np.intp]) -> LazyTensor:
@@ -378,14 +528,13 @@ def permute_rows(tensor: LazyTensor, order: Sequence[int] | NDArray[np.intp]) ->
     FormatError
         The first axis does not have ``len(order)`` entries.
     """
-    index = np.asarray(order, np.intp)
+    index = np.asarray(order, np.int64)
     if not tensor.shape or tensor.shape[0] != len(index):
         raise FormatError(
             f"tensor {tensor.name}: shape {list(tensor.shape)}, expected {len(index)} along its first axis"
         )
-    if len(tensor.shape) == 1:
-        return reshape(_Permuted(reshape(tensor, (len(index), 1)), index), tensor.shape)
-    return _Permuted(tensor, index)
+    width = math.prod(tensor.shape[1:])
+    return _Gathered(tensor, tensor.shape, width, lambda rows: index[rows] * width, 1)
 
 
 def concat_rows(tensors: Sequence[LazyTensor]) -> LazyTensor:
@@ -401,8 +550,6 @@ def concat_rows(tensors: Sequence[LazyTensor]) -> LazyTensor:
         if len(tensor.shape) != len(first.shape) or tensor.shape[1:] != first.shape[1:]:
             raise _shapes_differ(first, tensor)
     length = sum(tensor.shape[0] for tensor in tensors)
-    if len(first.shape) == 1:
-        return reshape(concat_rows([reshape(t, (t.shape[0], 1)) for t in tensors]), (length,))
     return _Concatenated(_same_dtype(tensors), (length, *first.shape[1:]))
 
 
@@ -420,8 +567,30 @@ def stack(tensors: Sequence[LazyTensor]) -> LazyTensor:
     return _Concatenated(_same_dtype(tensors), (len(tensors), *tensors[0].shape))
 
 
+def strided(tensor: LazyTensor, shape: Sequence[int], stride: Sequence[int], offset: int = 0) -> LazyTensor:
+    """View the elements of a tensor with another stride for each axis, as PyTorch's ``as_strided``.
+
+    That every index lies inside ``tensor`` has been checked by the caller; ``stride`` is in elements and not
+    negative.
+    """
+    contiguous = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    if all(n == 1 or step == dense for n, step, dense in zip(shape, stride, contiguous, strict=True)):
+        return _Window(tensor, shape, offset)
+    leading = shape[:-1]
+    # Along an axis of one no step is ever taken: it may be any number.
+    steps = [step if n > 1 else 0 for n, step in zip(shape, stride, strict=True)]
+
+    def start_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        if not leading:
+            return rows + offset
+        places = zip(np.unravel_index(rows, leading), steps, strict=False)
+        return offset + sum((place * step for place, step in places), np.zeros_like(rows))
+
+    return _Gathered(tensor, shape, shape[-1], start_of, steps[-1])
+
+
 def transpose(tensor: LazyTensor) -> LazyTensor:
-    """Swap the axes of a 2-D tensor. Every read walks the whole tensor: only a mapped file makes that cheap.
+    """Swap the axes of a 2-D tensor.
 
     Raises
     ------
@@ -430,7 +599,7 @@ def transpose(tensor: LazyTensor) -> LazyTensor:
     """
     if len(tensor.shape) != 2:
         raise FormatError(f"tensor {tensor.name}: shape {list(tensor.shape)}, expected two axes to transpose")
-    return _Transposed(tensor)
+    return strided(tensor, tensor.shape[::-1], (1, tensor.shape[1]))
 
 
 def _same_dtype(tensors: Sequence[LazyTensor]) -> Sequence[LazyTensor]:

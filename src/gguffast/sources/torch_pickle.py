@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import math
 import struct
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
+from gguffast.errors import FormatError, quote
+from gguffast.reading import ReadableFile
+from gguffast.sources.lazy import DType, LazyTensor, StoredTensor, strided
+from gguffast.sources.stored_zip import Member, read_members
 
-from gguffast.errors import FormatError
-from gguffast.sources.lazy import DType, LazyTensor, StoredTensor, as_array
-from gguffast.sources.mapped import map_file, quote
-
-# A tensor takes about 200 bytes of pickle; a machine word of pickle can take 60 bytes of memory.
+# A tensor takes about 200 bytes of pickle, and 40 instructions. One instruction can take 180 bytes of memory:
+# how many there may be goes by the size of the file.
 _MAX_PICKLE = 16 << 20
+_FREE_INSTRUCTIONS = 300_000
+_BYTES_AN_INSTRUCTION = 256
 _MAX_AXES = 8
 _LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 
 
-def read_torch(path: Path) -> dict[str, LazyTensor]:
-    """Tensors of a PyTorch file, in the order of its dictionary, as views of the mapped file.
+def read_torch(file: ReadableFile) -> dict[str, LazyTensor]:
+    """Tensors of a PyTorch file, in the order of its dictionary.
 
     Raises
     ------
@@ -36,12 +36,12 @@ def read_torch(path: Path) -> dict[str, LazyTensor]:
     FileError
         The file cannot be read.
     """
-    memory = map_file(path)
-    if bytes(memory[:4]) == b"PK\x03\x04":
-        return _read_zip(path, memory)
-    if bytes(memory[: len(_LEGACY_START)]) == _LEGACY_START:
-        return _read_legacy(path, memory)
-    raise FormatError(f"{path}: neither of PyTorch's file formats (zip archive, legacy pickle)")
+    start = file.read(0, min(file.size, len(_LEGACY_START)))
+    if start[:4] == b"PK\x03\x04":
+        return _read_zip(file)
+    if start == _LEGACY_START:
+        return _read_legacy(file)
+    raise FormatError(f"{file.name}: neither of PyTorch's file formats (zip archive, legacy pickle)")
 
 
 class _Storage(NamedTuple):
@@ -149,7 +149,7 @@ _ALLOWED: dict[str, object] = {
 
 def _view(storage: _Storage, dtype: DType, offset: object, size: object, stride: object) -> _View:
     size, stride = _naturals(size), _naturals(stride)
-    if len(size) != len(stride) or len(size) > _MAX_AXES:
+    if len(size) != len(stride):
         raise ValueError(f"a tensor of {len(size)} axes with {len(stride)} strides")
     return _View(storage, dtype, _natural(offset), size, stride)
 
@@ -161,8 +161,9 @@ def _natural(value: object) -> int:
 
 
 def _naturals(values: object) -> tuple[int, ...]:
-    if not isinstance(values, list | tuple):
-        raise ValueError("a shape that is not a tuple")
+    # One long list can be recalled as the shape of any number of tensors.
+    if not isinstance(values, list | tuple) or len(values) > _MAX_AXES:
+        raise ValueError(f"a shape that is not a tuple of at most {_MAX_AXES} lengths")
     return tuple(_natural(value) for value in values)
 
 
@@ -186,13 +187,14 @@ _STUMBLES: dict[type[Exception], str] = {
 
 
 class _Machine:
-    """Runs one pickle after the other from `data`; `at` is where the next one starts."""
+    """Runs the pickles in a part of a file, one after the other; `at` is where the next one starts."""
 
-    def __init__(self, path: Path, data: memoryview) -> None:
-        self.path = path
-        self.data = data[:_MAX_PICKLE]
-        self.is_cut = len(data) > _MAX_PICKLE
+    def __init__(self, file: ReadableFile, part: Member) -> None:
+        self.file = file
+        self.data = memoryview(file.read(part.offset, min(part.size, _MAX_PICKLE)))
+        self.is_cut = part.size > _MAX_PICKLE
         self.at = 0
+        self.left = _FREE_INSTRUCTIONS + file.size // _BYTES_AN_INSTRUCTION
         self.storages: dict[str, _Storage] = {}
 
     def load(self) -> Any:
@@ -200,23 +202,25 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         try:
-            while True:
+            while self.left:
+                self.left -= 1
                 opcode = self.take(1)[0]
                 if opcode == 0x2E:  # STOP
                     return self.stack.pop()
                 operation = _OPERATIONS.get(opcode)
                 if operation is None:
                     raise FormatError(
-                        f"{self.path}: the pickle uses {_opcode_name(opcode)} at byte {self.at - 1}, "
+                        f"{self.file.name}: the pickle uses {_opcode_name(opcode)} at byte {self.at - 1}, "
                         "which a dictionary of tensors does not need; nothing was run"
                     )
                 operation(self)
+            raise ValueError("more instructions than the tensors of so small a file need")
         except FormatError:
             raise
         # Whatever a hostile pickle makes these few lines stumble over, it is a damaged pickle.
         except (IndexError, KeyError, TypeError, ValueError) as error:
             reason = _STUMBLES.get(type(error)) or error
-            raise FormatError(f"{self.path}: damaged pickle at byte {self.at}: {reason}") from error
+            raise FormatError(f"{self.file.name}: damaged pickle at byte {self.at}: {reason}") from error
 
     # Reading
 
@@ -278,8 +282,8 @@ class _Machine:
     def find(self, name: str) -> None:
         if name not in _ALLOWED:
             raise FormatError(
-                f"{self.path}: the pickle names {quote(name)}; only tensors are read and nothing was run. "
-                "If you trust the file, save its state dict as safetensors"
+                f"{self.file.name}: the pickle names {quote(name)}; only tensors are read and nothing was "
+                "run. If you trust the file, save its state dict as safetensors"
             )
         self.push(_ALLOWED[name])
 
@@ -419,86 +423,53 @@ _OPERATIONS: dict[int, Callable[[_Machine], object]] = {
 # --- The two containers -----------------------------------------------------------------------------------
 
 
-def _read_zip(path: Path, memory: memoryview) -> dict[str, LazyTensor]:
-    members = _zip_members(path, memory)
+def _read_zip(file: ReadableFile) -> dict[str, LazyTensor]:
+    members = read_members(file)
     pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise FormatError(f"{path}: a zip archive with {len(pickles)} data.pkl; a PyTorch file has one")
+        raise FormatError(f"{file.name}: a zip archive with {len(pickles)} data.pkl; a PyTorch file has one")
     folder = pickles[0].removesuffix("data.pkl")
-    if (order := members.get(f"{folder}byteorder")) is not None and bytes(order[:16]) != b"little":
-        raise FormatError(f"{path}: byte order {quote(str(order[:16], 'latin-1'))}; expected 'little'")
-    machine = _Machine(path, members[pickles[0]])
+    if order := members.get(f"{folder}byteorder"):
+        text = str(file.read(order.offset, min(order.size, 16)), "latin-1")
+        if text != "little":
+            raise FormatError(f"{file.name}: byte order {quote(text)}; expected 'little'")
+    machine = _Machine(file, members[pickles[0]])
     state = machine.load()
-    located: dict[str, memoryview] = {}
+    located: dict[str, int] = {}
     for key, storage in machine.storages.items():
         data = members.get(f"{folder}data/{key}")
-        if data is None or len(data) < _storage_bytes(storage):
-            found = "is missing" if data is None else f"has {len(data)} bytes of {_storage_bytes(storage)}"
-            raise FormatError(f"{path}: storage {quote(key)} {found}; the file is damaged")
-        located[key] = data
-    return _tensors(path, state, located)
+        if data is None or data.size < _storage_bytes(storage):
+            found = "is missing" if data is None else f"has {data.size} bytes of {_storage_bytes(storage)}"
+            raise FormatError(f"{file.name}: storage {quote(key)} {found}; the file is damaged")
+        located[key] = data.offset
+    return _tensors(file, state, located)
 
 
-def _zip_members(path: Path, memory: memoryview) -> dict[str, memoryview]:
-    """Contents of the members by name. The archive must be as PyTorch writes it: everything merely stored."""
-    members: dict[str, memoryview] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    # What the zipfile module raises on damaged directories, besides its own error.
-    except (
-        zipfile.BadZipFile,
-        NotImplementedError,
-        ValueError,
-        OverflowError,
-        struct.error,
-        OSError,
-    ) as error:
-        raise FormatError(f"{path}: a damaged or truncated zip archive; download it again") from error
-    for entry in entries:
-        name = entry.filename
-        if name in members:
-            raise FormatError(f"{path}: the archive has {quote(name)} twice")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-            raise FormatError(f"{path}: {quote(name)} is compressed or encrypted; PyTorch only stores")
-        members[name] = _zip_content(path, memory, entry)
-    return members
-
-
-def _zip_content(path: Path, memory: memoryview, entry: zipfile.ZipInfo) -> memoryview:
-    start = entry.header_offset
-    header = bytes(memory[start : start + 30]) if start >= 0 else b""
-    # The directory does not say how long a local header is: PyTorch pads it, so that the data is aligned.
-    if len(header) == 30 and header[:4] == b"PK\x03\x04":
-        start += 30 + sum(struct.unpack_from("<HH", header, 26))
-        content = memory[start : start + entry.file_size]
-        if len(content) == entry.file_size == entry.compress_size:
-            return content
-    raise FormatError(f"{path}: {quote(entry.filename)} does not lie where the archive says; it is damaged")
-
-
-def _read_legacy(path: Path, memory: memoryview) -> dict[str, LazyTensor]:
-    machine = _Machine(path, memory)
+def _read_legacy(file: ReadableFile) -> dict[str, LazyTensor]:
+    machine = _Machine(file, Member(0, file.size))
     machine.load()
     version, system = machine.load(), machine.load()
     if version != 1001:
-        raise FormatError(f"{path}: legacy PyTorch file of another version than 1001")
+        raise FormatError(f"{file.name}: legacy PyTorch file of another version than 1001")
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise FormatError(f"{path}: written on a big-endian machine; only little-endian files can be read")
+        raise FormatError(
+            f"{file.name}: written on a big-endian machine; only little-endian files can be read"
+        )
     state, keys = machine.load(), machine.load()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise FormatError(f"{path}: damaged: no list of storages after the dictionary")
-    located: dict[str, memoryview] = {}
+        raise FormatError(f"{file.name}: damaged: no list of storages after the dictionary")
+    located: dict[str, int] = {}
     at = machine.at
     for key in keys:
         storage = machine.storages.get(key)
-        size = -1 if storage is None else _storage_bytes(storage)
-        count, data = memory[at : at + 8], memory[at + 8 : at + 8 + size]
-        if storage is None or int.from_bytes(count, "little") != storage.numel or len(data) != size:
-            raise FormatError(f"{path}: storage {quote(key)} is cut short or not as described; it is damaged")
-        located[key] = data
-        at += 8 + size
-    return _tensors(path, state, located)
+        end = at + 8 + (0 if storage is None else _storage_bytes(storage))
+        if storage is None or end > file.size or int.from_bytes(file.read(at, 8), "little") != storage.numel:
+            raise FormatError(
+                f"{file.name}: storage {quote(key)} is cut short or not as described; it is damaged"
+            )
+        located[key] = at + 8
+        at = end
+    return _tensors(file, state, located)
 
 
 def _storage_bytes(storage: _Storage) -> int:
@@ -508,17 +479,17 @@ def _storage_bytes(storage: _Storage) -> int:
 # --- Tensors ----------------------------------------------------------------------------------------------
 
 
-def _tensors(path: Path, state: object, located: Mapping[str, memoryview]) -> dict[str, LazyTensor]:
+def _tensors(file: ReadableFile, state: object, located: Mapping[str, int]) -> dict[str, LazyTensor]:
     if not isinstance(state, dict):
-        raise FormatError(f"{path}: holds {_kind(state)}, expected a dictionary of tensors")
+        raise FormatError(f"{file.name}: holds {_kind(state)}, expected a dictionary of tensors")
     tensors: dict[str, LazyTensor] = {}
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, _View):
             raise FormatError(
-                f"{path}: entry {quote(str(name))} is {_kind(value)}, expected tensors by name; "
+                f"{file.name}: entry {quote(str(name))} is {_kind(value)}, expected tensors by name; "
                 "save the model's state dict alone"
             )
-        tensors[name] = _tensor(path, name, value, located)
+        tensors[name] = _tensor(file, name, value, located)
     return tensors
 
 
@@ -526,51 +497,20 @@ def _kind(value: object) -> str:
     return "a tensor" if isinstance(value, _View) else f"a value of type {type(value).__name__}"
 
 
-def _tensor(path: Path, name: str, view: _View, located: Mapping[str, memoryview]) -> LazyTensor:
+def _tensor(file: ReadableFile, name: str, view: _View, located: Mapping[str, int]) -> LazyTensor:
     storage, dtype = view.storage, view.dtype
     if storage.key not in located:
-        raise FormatError(f"{path}: tensor {quote(name)}: storage {quote(storage.key)} is missing")
+        raise FormatError(f"{file.name}: tensor {quote(name)}: storage {quote(storage.key)} is missing")
     width = dtype.itemsize if storage.dtype is None else 1
     capacity, numel = storage.numel // width, math.prod(view.size)
     last = view.offset + sum((n - 1) * step for n, step in zip(view.size, view.stride, strict=True))
     # An expanded view (stride 0) makes a few bytes claim any size: models do not hold one.
     if numel > capacity or (numel and last >= capacity):
         raise FormatError(
-            f"{path}: tensor {quote(name)} of shape {list(view.size)} does not fit its storage of {capacity}"
+            f"{file.name}: tensor {quote(name)} of shape {list(view.size)} and strides {list(view.stride)} "
+            f"does not fit its storage of {capacity}"
         )
-    start = storage.offset * (storage.dtype or DType.U8).itemsize + view.offset * dtype.itemsize
-    if numel == 0 or _is_contiguous(view.size, view.stride):
-        memory = located[storage.key][start : start + numel * dtype.itemsize]
-        return StoredTensor(name, view.size, dtype, memory)
-    memory = located[storage.key][start : start + (last - view.offset + 1) * dtype.itemsize]
-    return _Strided(name, view.size, dtype, memory, view.stride)
-
-
-def _is_contiguous(size: Sequence[int], stride: Sequence[int]) -> bool:
-    expected = 1
-    for n, step in zip(reversed(size), reversed(stride), strict=True):
-        if n != 1 and step != expected:
-            return False
-        expected *= n
-    return True
-
-
-class _Strided(LazyTensor):
-    """A view whose rows are not one after the other (a transpose, a slice of columns): gathered when read."""
-
-    def __init__(
-        self, name: str, shape: Sequence[int], dtype: DType, memory: memoryview, stride: Sequence[int]
-    ) -> None:
-        super().__init__(name, shape, dtype)
-        flat = np.frombuffer(memory, dtype.storage)
-        steps = [step * dtype.itemsize for step in stride]
-        self._array = np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
-
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        out = as_array(into, self.dtype, (count, self.n_columns))
-        rows = np.unravel_index(np.arange(first, first + count), self.shape[:-1]) if self.shape[:-1] else ()
-        if len(rows) == 1:
-            np.copyto(out, self._array[first : first + count])
-        else:
-            np.copyto(out, self._array[rows])
-        return into[: count * self.row_bytes]
+    start = located[storage.key] + storage.offset * (storage.dtype or DType.U8).itemsize
+    if not numel:
+        return StoredTensor(name, view.size, dtype, file, start)
+    return strided(StoredTensor(name, (capacity,), dtype, file, start), view.size, view.stride, view.offset)
