@@ -198,7 +198,7 @@ def test_a_malformed_index(tmp_path: Path, text: str) -> None:
 
 def test_an_index_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_bytes(b"\xff\xfe{")
-    refuse(tmp_path, "not valid JSON")
+    refuse(tmp_path, "not UTF-8")
 
 
 def test_a_file_without_tensors(tmp_path: Path) -> None:

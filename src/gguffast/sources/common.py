@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguffast.errors import FormatError, quote
+from gguffast.errors import FormatError
 from gguffast.reading import LocalFile
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
