@@ -225,7 +225,7 @@ def test_missing_values_have_a_default_or_are_an_error() -> None:
             FormatError, match=f'x.json: "{key}" is missing; expected a whole number of at least 3'
         ):
             values.integer(key, 3)
-    with pytest.raises(FormatError, match=r'"b\.c" is "x"; expected a whole number from 0 to 9'):
+    with pytest.raises(FormatError, match=r"\"b\.c\" is 'x'; expected a whole number from 0 to 9"):
         values.within("b").integer("c", 0, 9)
 
 

@@ -264,12 +264,8 @@ def missing_extra(error: ImportError, extra: str) -> OptionError:
 
 
 def shown(value: Any) -> str:
-    """Show a value from a file: as JSON, on one line, not too long."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):
-        text = kind_of(value)
-    return short(text, 60)
+    """Show a value from a file: as Python writes it, on one line, not too long."""
+    return short(repr(value), 60)
 
 
 def short(text: str, length: int = 120) -> str:

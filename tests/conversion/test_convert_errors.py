@@ -87,7 +87,7 @@ CASES: dict[str, tuple[Callable[[Path], None], type[GGUFFastError], str]] = {
     "layers in words": (
         config(num_hidden_layers="two"),
         FormatError,
-        '"num_hidden_layers" is "two"; expected a whole',
+        '"num_hidden_layers" is .two.; expected a whole',
     ),
     "no heads": (
         config(num_attention_heads=0),
@@ -112,7 +112,7 @@ CASES: dict[str, tuple[Callable[[Path], None], type[GGUFFastError], str]] = {
     "epsilon in words": (
         config(rms_norm_eps="small"),
         FormatError,
-        '"rms_norm_eps" is "small"; expected a number',
+        '"rms_norm_eps" is .small.; expected a number',
     ),
     "rope of a wrong kind": (config(rope_scaling=[1]), FormatError, '"rope_scaling".*expected an object'),
     "unknown rope": (config(rope_scaling={"type": "x"}), OptionError, 'rope type "x" is not supported'),

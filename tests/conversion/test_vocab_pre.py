@@ -121,7 +121,7 @@ def test_tokens_tell_families_of_one_structure_apart(
     )
     assert recognised(tmp_path, tokenizer) == name
     tokenizer["model"]["vocab"] |= {
-        "more": 300_000
+        "more": 250_000
     }  # a fine-tune with a larger vocabulary is still one of the family
     assert recognised(tmp_path, tokenizer) == name
 
@@ -139,7 +139,7 @@ def test_an_unknown_pre_tokenizer_shows_itself_and_the_way_out(tmp_path: Path) -
         load_vocab(tmp_path, {})
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}/tokenizer.json: unknown pre-tokenizer")
-    assert r"[xyz]+\\n then \\p{N}" in message
+    assert r"[xyz]+\n then \p{N}" in message
     assert "--pre NAME" in message
     assert "\n" not in message
 

@@ -27,7 +27,7 @@ PIECES = [
 ]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-pieces = st.tuples(texts, st.floats(width=32, allow_nan=False), st.integers(1, 6))
+pieces = st.tuples(texts, st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(1, 6))
 
 
 def load(
@@ -119,9 +119,8 @@ def test_added_tokens(tmp_path: Path) -> None:
         ("<c>", CONTROL, -1000.0),
         ("newer", USER_DEFINED, -1000.0),
     ]
-    assert len(warnings) == 2
-    assert "added token 8 'out' is left out" in warnings[0]
-    assert "added token 9 '<far>' is left out" in warnings[1]
+    assert len(warnings) == 1
+    assert "2 added tokens are left out, from 8 'out' on" in warnings[0]
 
 
 def test_phi3_takes_added_tokens_as_they_stand(tmp_path: Path) -> None:

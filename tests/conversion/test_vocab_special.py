@@ -159,7 +159,7 @@ def test_named_templates(tmp_path: Path) -> None:
 
 def test_a_template_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"ab\xff")
-    with pytest.raises(FormatError, match=r"chat_template\.jinja: not UTF-8 at byte 2"):
+    with pytest.raises(FormatError, match=r"chat_template\.jinja: not UTF-8 text .byte 2"):
         templates(tmp_path, {})
 
 

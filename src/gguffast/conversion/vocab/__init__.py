@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...documents import shown
 from ...errors import FormatError
 from . import bpe, sentencepiece, spm_json, tekken
 from .files import Files, is_id
@@ -76,7 +77,7 @@ def load_vocab(
     files = Files(directory)
     size = config.get("vocab_size")
     if size is not None and not (is_id(size) and size > 0):
-        raise files.damaged("config.json", f"vocab_size is {size!r}")
+        raise files.damaged("config.json", f"vocab_size is {shown(size)}")
     kind = _choose(files, kinds)
     match kind:
         case "tekken":

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...documents import shown
 from .files import Files, as_dict, as_id, content, dicts, is_id
 from .special import KINDS
 from .table import TokenType
@@ -51,8 +52,10 @@ def added_tokens(files: Files, vocab: dict[str, int]) -> dict[int, AddedToken]:
     for key, token in as_dict(decoder).items():
         _add(files, "tokenizer_config.json", found, ids, as_dict(token), as_id(key))
         listed.add(content(token))
+    last = max([len(vocab) - 1, *found])
     for name in special_names(files):
-        number = ids[name] if name in ids else max([len(vocab) - 1, *found]) + 1
+        number = ids[name] if name in ids else last + 1
+        last = max(last, number)
         if number not in found:
             found[number] = AddedToken(name, special=True, normalized=False)
         elif decoder is None or name in listed:
@@ -71,13 +74,15 @@ def _add(
 ) -> None:
     text = content(token)
     if text is None or not is_id(number):
-        raise files.damaged(name, f"added token {text!r} has the id {number!r}")
+        raise files.damaged(name, f"added token {shown(text)} has the id {shown(number)}")
     if not text:  # the tokenizers library ignores these
         return
     if ids.setdefault(text, number) != number:
-        raise files.damaged(name, f"token {text!r} has two ids, {ids[text]} and {number}")
+        raise files.damaged(name, f"token {shown(text)} has two ids, {ids[text]} and {number}")
     if number in found and found[number].text != text:
-        raise files.damaged(name, f"id {number} is given to two tokens, {found[number].text!r} and {text!r}")
+        raise files.damaged(
+            name, f"id {number} is given to two tokens, {shown(found[number].text)} and {shown(text)}"
+        )
     special = token.get("special") is True
     found[number] = AddedToken(text, special, normalized=token.get("normalized", not special) is True)
 

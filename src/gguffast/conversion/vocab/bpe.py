@@ -6,13 +6,15 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ...documents import shown
 from .added import AddedToken, added_tokens, written
 from .files import Files, as_dict, dicts, is_id
 from .pre import recognise
 from .special import special_entries
-from .table import Entry, TokenTable, TokenType, Vocab
+from .table import Entry, TokenTable, TokenType, Vocab, table_size
 
 NAME = "tokenizer.json"
+_MAX_STEPS = 64
 
 
 def load(files: Files, size: int | None, pre: str | None) -> Vocab:
@@ -57,13 +59,13 @@ def model_vocab(files: Files, model: Mapping[str, Any]) -> dict[str, int]:
         raise files.damaged(NAME, "no model.vocab: the file holds no BPE tokenizer")
     if set(map(type, vocab.values())) != {int} or min(vocab.values()) < 0 or not is_id(max(vocab.values())):
         text, number = next(item for item in vocab.items() if not is_id(item[1]))
-        raise files.damaged(NAME, f"token {text!r} has the id {number!r}")
+        raise files.damaged(NAME, f"token {shown(text)} has the id {shown(number)}")
     if len(set(vocab.values())) != len(vocab):
         by_id: dict[int, str] = {}
         for text, number in vocab.items():
             if by_id.setdefault(number, text) != text:
                 raise files.damaged(
-                    NAME, f"id {number} is given to two tokens, {by_id[number]!r} and {text!r}"
+                    NAME, f"id {number} is given to two tokens, {shown(by_id[number])} and {shown(text)}"
                 )
     return vocab
 
@@ -97,14 +99,14 @@ def _all_split_once(merges: list[str]) -> bool:
 def _check_merges(files: Files, merges: list[Any], good: Callable[[Any], bool]) -> None:
     for place, merge in enumerate(merges):
         if not good(merge):
-            raise files.damaged(NAME, f"merge {place} is {merge!r}, not a pair of tokens")
+            raise files.damaged(NAME, f"merge {place} is {shown(merge)}, not a pair of tokens")
 
 
 def _table(
     files: Files, vocab: dict[str, int], added: Mapping[int, AddedToken], size: int | None
 ) -> TokenTable:
     last = max(*vocab.values(), *added) if added else max(vocab.values())
-    table = TokenTable(last + 1 if size is None else size)
+    table = TokenTable(table_size(str(files.path(NAME)), size, last, len(vocab) + len(added)))
     if last >= len(table):
         raise files.damaged(
             NAME,
@@ -114,11 +116,15 @@ def _table(
     for text, number in vocab.items():
         texts[number], types[number] = text, normal
     steps = list(_decoder_steps(files.json(NAME).get("decoder")))
+    if len(steps) > _MAX_STEPS:
+        raise files.damaged(NAME, f"a decoder of {len(steps)} steps; no tokenizer has more than {_MAX_STEPS}")
     for number, token in added.items():
         held = texts[number]
         if held is not None and held != token.text:
-            raise files.damaged(NAME, f"id {number} is given to two tokens, {held!r} and {token.text!r}")
-        text = token.text if token.normalized else _decoded(token.text, steps)
+            raise files.damaged(
+                NAME, f"id {number} is given to two tokens, {shown(held)} and {shown(token.text)}"
+            )
+        text = token.text if token.normalized else _decoded(files, token.text, steps)
         texts[number], types[number] = written(text, token.special)
     return table
 
@@ -132,14 +138,18 @@ def _decoder_steps(decoder: Any) -> Iterator[dict[str, Any]]:
             yield step
 
 
-def _decoded(text: str, steps: list[dict[str, Any]]) -> str:
+def _decoded(files: Files, text: str, steps: list[dict[str, Any]]) -> str:
     # llama.cpp matches these tokens in plain text, so they are written as their decoder prints them.
+    limit = 4 * len(text) + 64  # a chain of replacements could double and double
     for step in steps:
         if step.get("type") == "ByteLevel":
             text = _bytes_decoded(text)
         elif step.get("type") == "Replace":
             old, new = as_dict(step.get("pattern")).get("String"), step.get("content")
             if isinstance(old, str) and old and isinstance(new, str):
+                length = len(text) + text.count(old) * (len(new) - len(old))
+                if length > limit:
+                    raise files.damaged(NAME, f"the decoder makes {length} characters of an added token")
                 text = text.replace(old, new)
     return text
 

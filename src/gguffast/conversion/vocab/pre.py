@@ -13,9 +13,15 @@ apart by a token at a certain id. A new family is one line in `TABLE`.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ...documents import short, shown
 from .files import Files, as_dict, content, dicts
 from .pre_hashes import CHECK_TEXT, HASHES
 
@@ -164,10 +170,10 @@ def recognise(files: Files, vocab: Mapping[str, int]) -> str:
             return rule.name
     if name := _by_hash(files, known):
         return name
-    shown = " then ".join(found)
     raise files.damaged(
         "tokenizer.json",
-        f"unknown pre-tokenizer {shown!r}: name one that cuts text alike with --pre NAME (llama-bpe, …)",
+        f"unknown pre-tokenizer '{short(' then '.join(found), 2000)}': name one that cuts text alike with "
+        "--pre NAME (llama-bpe, …)",
     )
 
 
@@ -206,7 +212,7 @@ def _split(step: dict[str, Any]) -> str:
     pattern = as_dict(step.get("pattern"))
     behavior, text = step.get("behavior"), pattern.get("Regex")
     if not isinstance(text, str):
-        return f"{behavior} {pattern.get('String')!r}"
+        return f"{behavior} {shown(pattern.get('String'))}"
     text = text.replace("\r", r"\r").replace("\n", r"\n")
     text = text.replace(r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", _SHORT_FORMS)
     # What the regex matches is a piece: said as "isolate the matches" or as "remove nothing but the matches".
@@ -232,19 +238,50 @@ def adds_bos(files: Files) -> bool:
 
 def _by_hash(files: Files, vocab: Mapping[str, int]) -> str | None:
     """Try the reference's way, when the optional tokenizers package is there."""
-    try:
-        from tokenizers import Tokenizer  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
+    encoded = _encode(files)
+    if encoded is None:
         return None
-    try:
-        tokenizer = Tokenizer.from_file(str(files.path("tokenizer.json")))
-    except Exception:  # the package raises plain Exception; it only was the last resort
-        return None
-    plain = tokenizer.encode(CHECK_TEXT, add_special_tokens=False).ids
+    plain, whole = encoded
     bos = vocab.get(content(files.json("tokenizer_config.json").get("bos_token")) or "")
     if bos is not None and adds_bos(files) and plain[:1] != [bos]:
         plain.insert(0, bos)
-    for ids in (plain, tokenizer.encode(CHECK_TEXT).ids):
+    for ids in (plain, whole):
         if name := HASHES.get(hashlib.sha256(str(ids).encode()).hexdigest()):
             return name
     return None
+
+
+# What the package does with a tokenizer made to hurt (it panics, runs regular expressions without end, asks
+# for gigabytes, which aborts) happens to a process that nobody misses.
+_CHILD = """
+import json, resource, sys
+path, memory, text = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
+resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+from tokenizers import Tokenizer
+tokenizer = Tokenizer.from_file(path)
+print(json.dumps([tokenizer.encode(text, add_special_tokens=special).ids for special in (False, True)]))
+"""
+
+
+def _encode(files: Files) -> tuple[list[int], list[int]] | None:
+    """Ids of the check text, without and with special tokens; None if the package cannot say."""
+    if importlib.util.find_spec("tokenizers") is None:
+        return None
+    path = files.path("tokenizer.json").absolute()
+    memory = (256 << 20) + 16 * path.stat().st_size
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", _CHILD, path, str(memory), CHECK_TEXT],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            timeout=30,
+            check=True,
+        )
+        plain, whole = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):  # it only was the last resort
+        return None
+    return plain, whole

@@ -7,20 +7,24 @@ with its text (1), its score (2, float) and its type (3).
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from typing import Any
 
+from ...documents import shown
 from ...errors import FormatError
 from .added import written
 from .files import Files, as_dict, as_id, content, dicts, is_id
 from .special import special_entries
-from .table import TokenTable, TokenType, Vocab
+from .table import TokenTable, TokenType, Vocab, table_size
 
 NAME = "tokenizer.model"
 _PIECES = 1
 _SPECS = (2, 3)  # how it was trained, how it normalizes: every real model has them after its pieces
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MAX_FIELDS = 64
+_MAX_PIECES = 1 << 17  # and one more for each 24 bytes; real files have 16 to 20 bytes a piece
 _FLOAT = struct.Struct("<f")
 _PADDING_SCORE = -10000.0
 _ADDED_SCORE = -1000.0
@@ -45,7 +49,8 @@ def load(files: Files, size: int | None, literal: bool) -> Vocab:
         A damaged model, malformed added tokens, or duplicates.
     """
     pieces = read_pieces(files.bytes(NAME), str(files.path(NAME)))
-    table = TokenTable(len(pieces) if size is None else size, _PADDING_SCORE)
+    count = table_size(str(files.path(NAME)), size, len(pieces) - 1, len(pieces))
+    table = TokenTable(count, _PADDING_SCORE)
     warnings: list[str] = []
     if len(pieces) > len(table):
         warnings.append(
@@ -54,13 +59,17 @@ def load(files: Files, size: int | None, literal: bool) -> Vocab:
     for number, (text, score, kind) in enumerate(pieces[: len(table)]):
         # The reference converter writes SentencePiece's user-defined pieces as normal ones.
         table.put(number, text, TokenType.NORMAL if kind == TokenType.USER_DEFINED else kind, score)
+    left_out: list[str] = []
     for number, text, kind in _added(files, literal):
         if number < len(table):
             table.put(number, text, kind, _ADDED_SCORE)
         else:
-            warnings.append(
-                f"{files.directory}: added token {number} {text!r} is left out: config.json's vocab_size"
-            )
+            left_out.append(f"{number} {shown(text)}")
+    if left_out:
+        warnings.append(
+            f"{files.directory}: {len(left_out)} added tokens are left out, from {left_out[0]} on: "
+            "config.json's vocab_size"
+        )
     entries = table.entries(str(files.path(NAME)), "llama", "default")
     return Vocab(entries + special_entries(files, len(table), warnings), len(table), warnings)
 
@@ -68,7 +77,7 @@ def load(files: Files, size: int | None, literal: bool) -> Vocab:
 def _added(files: Files, literal: bool) -> Iterator[tuple[int, str, TokenType]]:
     for text, number in files.json("added_tokens.json").items():
         if not is_id(number):
-            raise files.damaged("added_tokens.json", f"token {text!r} has the id {number!r}")
+            raise files.damaged("added_tokens.json", f"token {shown(text)} has the id {shown(number)}")
         yield number, text, TokenType.USER_DEFINED
     decoder = as_dict(files.json("tokenizer_config.json").get("added_tokens_decoder"))
     listed: list[tuple[str, Any, Any]] = [
@@ -87,7 +96,7 @@ def _added_token(
     number = as_id(key)
     text = content(token)
     if text is None or not is_id(number):
-        raise files.damaged(name, f"added token {text!r} has the id {key!r}")
+        raise files.damaged(name, f"added token {shown(text)} has the id {shown(key)}")
     special = bool(token.get("special"))
     if literal:
         return number, text, TokenType.CONTROL if special else TokenType.USER_DEFINED
@@ -114,21 +123,31 @@ def read_pieces(data: bytes, source: str) -> list[tuple[str, float, int]]:
     FormatError
         Not a SentencePiece model, or a truncated one.
     """
-    pieces = []
-    others = set()
+    pieces: list[tuple[str, float, int]] = []
+    most = _MAX_PIECES + len(data) // 24
+    others = 0
+    trained = False
     try:
-        for field, start, stop in _fields(data, 0, len(data)):
+        at = _plain_pieces(data, pieces, most)
+        for field, start, stop in _fields(data, at, len(data)):
             if field == _PIECES:
                 pieces.append(_piece(data, start, stop))
             else:
-                others.add(field)
+                others += 1
+                trained |= field in _SPECS
+            if len(pieces) > most or others > _MAX_FIELDS:
+                raise _Malformed(
+                    f"more pieces or other fields before byte {stop} than its {len(data)} bytes warrant"
+                )
     except _Malformed as error:
         raise FormatError(f"{source}: not a SentencePiece model, or a truncated one ({error})") from None
     except UnicodeDecodeError:
         raise FormatError(f"{source}: not a SentencePiece model: a piece is not UTF-8") from None
     if not pieces:
         raise FormatError(f"{source}: not a SentencePiece model: it has no pieces")
-    if others.isdisjoint(_SPECS):
+    if not math.isfinite(sum(score for _, score, _ in pieces)):
+        raise FormatError(f"{source}: the score of a piece is infinite, or no number")
+    if not trained:
         raise FormatError(f"{source}: the file is truncated: nothing follows its {len(pieces)} pieces")
     return pieces
 
@@ -137,9 +156,34 @@ class _Malformed(Exception):
     """Bytes that are no protocol buffer."""
 
 
+def _plain_pieces(data: bytes, pieces: list[tuple[str, float, int]], most: int) -> int:
+    """Read pieces as long as they have the usual form; give the byte where that ends.
+
+    Text (field 1), score (field 2), and perhaps a type (field 3), all of them short: a quick way for a
+    quarter of a million of them. Whatever else comes is left to the reader of the format at large.
+    """
+    at, unpack = 0, _FLOAT.unpack_from
+    while at + 4 < len(data) and data[at] == 0x0A and data[at + 2] == 0x0A and len(pieces) < most:
+        length, text = data[at + 1], data[at + 3]
+        end, score = at + 2 + length, at + 4 + text
+        rest = end - score
+        if length > 0x7F or not text or end > len(data) or rest not in (5, 7) or data[score] != 0x15:
+            break
+        kind = 1
+        if rest == 7:
+            kind = data[score + 6]
+            if data[score + 5] != 0x18 or not TokenType.NORMAL <= kind <= TokenType.BYTE:
+                break
+        pieces.append((data[at + 4 : score].decode(), unpack(data, score + 1)[0], kind))
+        at = end
+    return at
+
+
 def _piece(data: bytes, start: int, stop: int) -> tuple[str, float, int]:
     text, score, kind = "", 0.0, int(TokenType.NORMAL)
-    for field, begin, end in _fields(data, start, stop):
+    for number, (field, begin, end) in enumerate(_fields(data, start, stop)):
+        if number == _MAX_FIELDS:
+            raise _Malformed(f"a piece of more than {_MAX_FIELDS} fields at byte {start}")
         if field == 1:
             text = data[begin:end].decode()
         elif field == 2 and end - begin == 4:

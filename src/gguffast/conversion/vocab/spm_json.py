@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 
+from ...documents import shown
 from .added import added_tokens, special_names
 from .bpe import NAME, model_merges, model_vocab
 from .files import Files, as_dict
 from .special import special_entries
-from .table import TokenTable, TokenType, Vocab
+from .table import TokenTable, TokenType, Vocab, table_size
 
 _PADDING_SCORE = -10000.0
 _ADDED_SCORE = -1000.0
@@ -53,7 +54,8 @@ def load(files: Files, size: int | None) -> Vocab:
     scores = _scores(vocab, model_merges(files, model))
     added = {number: token for number, token in added_tokens(files, vocab).items() if token.text not in vocab}
     last = max([*vocab.values(), *added])
-    table = TokenTable(last + 1 if size is None else size, _PADDING_SCORE)
+    count = table_size(str(files.path(NAME)), size, last, len(vocab) + len(added))
+    table = TokenTable(count, _PADDING_SCORE)
     if last >= len(table):
         raise files.damaged(
             NAME,
@@ -66,7 +68,8 @@ def load(files: Files, size: int | None) -> Vocab:
     for number, token in added.items():
         if table.texts[number] is not None:
             raise files.damaged(
-                NAME, f"id {number} is given to two tokens, {table.texts[number]!r} and {token.text!r}"
+                NAME,
+                f"id {number} is given to two tokens, {shown(table.texts[number])} and {shown(token.text)}",
             )
         kind = TokenType.CONTROL if token.text in special else TokenType.USER_DEFINED
         table.put(number, token.text, kind, _ADDED_SCORE)

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from ...documents import shown
 from ...errors import FormatError
+
+_MAX_PADDING = 1 << 18
 
 
 class TokenType(IntEnum):
@@ -27,6 +30,31 @@ class Entry(NamedTuple):
     key: str
     value: Any
     type: str
+
+
+def table_size(source: str, size: int | None, last: int, count: int) -> int:
+    """Check the number of ids that a table shall have.
+
+    Parameters
+    ----------
+    source : str
+        File the tokens came from, for error messages.
+    size : int, optional
+        Rows of the embedding; None for as many as there are ids.
+    last, count : int
+        The largest id, and the number of tokens.
+
+    Raises
+    ------
+    FormatError
+        Many more ids than tokens: the file, or config.json, is not to be believed. (Rows beyond the tokens
+        are common; real models have up to some thousands.)
+    """
+    wanted = last + 1 if size is None else size
+    if wanted > 2 * count + _MAX_PADDING:
+        what = f"the largest token id is {last}" if size is None else f"config.json's vocab_size is {size}"
+        raise FormatError(f"{source}: {count} tokens, but {what}; are the files of one model?")
+    return wanted
 
 
 class TokenTable:
@@ -86,7 +114,8 @@ def _check_texts(source: str, texts: list[str]) -> None:
         for token, text in enumerate(texts):
             if text in first:
                 raise FormatError(
-                    f"{source}: tokens {first[text]} and {token} are both {text!r}, which llama.cpp refuses"
+                    f"{source}: tokens {first[text]} and {token} are both {shown(text)}, "
+                    "which llama.cpp refuses"
                 )
             first[text] = token
     try:

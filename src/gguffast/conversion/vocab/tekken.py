@@ -7,6 +7,7 @@ import binascii
 import itertools
 from typing import Any
 
+from ...documents import shown
 from .bpe import byte_letters
 from .files import Files, as_dict, content
 from .special import chat_template_entries, flag_entry, id_entry
@@ -21,6 +22,9 @@ _OLD_SPECIALS = [
     "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]",
 ]
 # fmt: on
+_MAX_SPECIALS = 1 << 16  # real: 1000
+_MAX_TOKEN = 1024  # bytes; real: 128 spaces
+_MAX_MERGES = 48 << 20  # bytes of Python's; real: a third
 _TEMPLATES = {"v3": "mistral-v3-tekken", "v7": "mistral-v7-tekken"}  # names that llama.cpp knows
 
 
@@ -41,6 +45,8 @@ def load(files: Files) -> Vocab:
     size, count = config.get("default_vocab_size"), config.get("default_num_special_tokens")
     if type(size) is not int or type(count) is not int or not 0 < count <= size:
         raise files.damaged(NAME, "config has no default_vocab_size and default_num_special_tokens")
+    if count > _MAX_SPECIALS:
+        raise files.damaged(NAME, f"{shown(count)} special tokens; such a file has at most {_MAX_SPECIALS}")
     specials = _specials(files, count, str(config.get("version")))
     ranks = _ranks(files, size - count)
     letters = byte_letters()
@@ -68,7 +74,8 @@ def _specials(files: Files, count: int, version: str) -> list[str]:
     listed = files.json(NAME).get("special_tokens")
     if listed is None and version in ("v1", "v2", "v3", "v7"):
         listed = _OLD_SPECIALS
-    names = [content(token.get("token_str") if isinstance(token, dict) else token) for token in listed or ()]
+    listed = listed if isinstance(listed, list) else []
+    names = [content(token.get("token_str") if isinstance(token, dict) else token) for token in listed]
     if not names or None in names or len(names) > count:
         raise files.damaged(NAME, f"{len(names)} special tokens, expected 1 to {count} with their token_str")
     return [name for name in names if name] + [f"<SPECIAL_{number}>" for number in range(len(names), count)]
@@ -77,13 +84,13 @@ def _specials(files: Files, count: int, version: str) -> list[str]:
 def _ranks(files: Files, count: int) -> dict[bytes, int]:
     vocab = files.json(NAME).get("vocab")
     if not isinstance(vocab, list) or len(vocab) < max(count, 256) or count < 256:
-        raise files.damaged(NAME, f"vocab has not the {count} tokens that config promises")
+        raise files.damaged(NAME, f"vocab has not the {shown(count)} tokens that config promises")
     ranks: dict[bytes, int] = {}
     for rank, token in enumerate(vocab[:count]):
         text = _token_bytes(token)
-        if not text or text in ranks or token.get("rank") != rank:
+        if not text or len(text) > _MAX_TOKEN or text in ranks or token.get("rank") != rank:
             raise files.damaged(
-                NAME, f"vocab entry {rank} is damaged, a duplicate, or not in the order of its rank"
+                NAME, f"vocab entry {rank} is damaged, a duplicate, too long, or not in the order of its rank"
             )
         ranks[text] = rank
     return ranks
@@ -102,7 +109,8 @@ def _spelled(token: bytes, letters: list[str]) -> str:
 
 def _merges(files: Files, ranks: dict[bytes, int], letters: list[str]) -> list[str]:
     """Every way to make a token from two others, tokens by rank, ways by the ranks of their parts."""
-    merges = []
+    merges: list[str] = []
+    memory = 0
     rank_of = ranks.get
     for token, rank in itertools.islice(ranks.items(), 256, None):
         ways = []
@@ -111,8 +119,11 @@ def _merges(files: Files, ranks: dict[bytes, int], letters: list[str]) -> list[s
             if left is not None and (right := rank_of(token[cut:])) is not None:
                 ways.append((left, right, cut))
         if not ways:
-            raise files.damaged(NAME, f"no two tokens make vocab entry {rank}, {token!r}")
+            raise files.damaged(NAME, f"no two tokens make vocab entry {rank}, {token[:40]!r}")
         spelled = _spelled(token, letters)
+        memory += len(ways) * (64 + 2 * len(spelled))
+        if memory > _MAX_MERGES:  # tokens that are made of each other in every way
+            raise files.damaged(NAME, f"the merges of its tokens take more than {_MAX_MERGES} bytes")
         merges += [f"{spelled[:cut]} {spelled[cut:]}" for _, _, cut in sorted(ways)]
     return merges
 
