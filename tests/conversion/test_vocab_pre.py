@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 
-from gguffast.conversion.vocab import load_vocab
+from gguffast.conversion.vocab import load_vocab, pre
+from gguffast.conversion.vocab.files import Files
 from gguffast.conversion.vocab.pre import GPT2, TABLE
 from gguffast.conversion.vocab.pre_hashes import CHECK_TEXT, HASHES
 from gguffast.errors import FormatError
@@ -180,3 +182,14 @@ def test_the_references_check_text() -> None:
     digest = hashlib.sha256(CHECK_TEXT.encode()).hexdigest()
     assert digest == "a36179c1e2b1cfcfbfad1dc779addad2ffc778201e4cf0d538bddeafa2c526da"
     assert {len(key) for key in HASHES} == {64}
+
+
+def test_the_package_is_asked_in_a_process_of_its_own(tmp_path: Path) -> None:
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "<s>": 1, "ab": 2, "b": 3}, [("a", "b")]))
+    tokenizer.add_special_tokens(["<s>"])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    expected = [tokenizer.encode(CHECK_TEXT, add_special_tokens=special).ids for special in (False, True)]
+    assert expected[0]
+    assert expected[1] == [1, *expected[0]]
+    assert pre._encode(Files(tmp_path)) == tuple(expected)

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ...documents import shown
+from ...documents import short, shown
 from .added import AddedToken, added_tokens, written
 from .files import Files, as_dict, dicts, is_id
 from .pre import recognise
@@ -37,7 +37,7 @@ def load(files: Files, size: int | None, pre: str | None) -> Vocab:
     tokenizer = files.json(NAME)
     model = as_dict(tokenizer.get("model"))
     if model.get("type", "BPE") != "BPE":
-        raise files.damaged(NAME, f"a {model['type']} tokenizer; only BPE can be converted")
+        raise files.damaged(NAME, f"a {short(str(model['type']), 60)} tokenizer; only BPE can be converted")
     vocab = model_vocab(files, model)
     added = added_tokens(files, vocab)
     table = _table(files, vocab, added, size)

@@ -270,7 +270,7 @@ def _encode(files: Files) -> tuple[list[int], list[int]] | None:
     if importlib.util.find_spec("tokenizers") is None:
         return None
     path = files.path("tokenizer.json").absolute()
-    memory = (256 << 20) + 16 * path.stat().st_size
+    memory = (96 << 20) + 8 * path.stat().st_size  # real ones take half of it
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-c", _CHILD, path, str(memory), CHECK_TEXT],
