@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gguffast import hub
-from gguffast.errors import FileError, FormatError, OptionError
+from gguffast.errors import FileError, OptionError
 from gguffast.hub.select import gguf_models, some
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Model:
         False if it is GGUF.
     is_whole_model : bool
         False for what goes with a model: an image projector, an adapter. These are never quantized.
-    file_type : object
+    file_type : int or None
         What ``general.file_type`` of a GGUF says.
     """
 
@@ -109,7 +109,7 @@ class Model:
     name: str
     is_checkpoint: bool
     is_whole_model: bool = True
-    file_type: object = None
+    file_type: int | None = None
 
     @property
     def size(self) -> int:
@@ -220,11 +220,9 @@ def _gguf(path: Path) -> Model:
     from gguffast.sources.gguf import GGUFSource
 
     with GGUFSource(path) as source:
-        kind = source.metadata.get("general.type", "model")
-        if not isinstance(kind, str):
-            raise FormatError(f"{path}: general.type is {kind!r:.60}, expected a text")
-        file_type = source.metadata.get("general.file_type")
-        return Model(path, tuple(source.paths), path.stem, False, kind == "model", file_type)
+        is_whole_model = source.metadata.text("general.type") in (None, "model")
+        file_type = source.metadata.uint("general.file_type")
+        return Model(path, tuple(source.paths), path.stem, False, is_whole_model, file_type)
 
 
 def _gguf_in(folder: Path) -> Path | None:

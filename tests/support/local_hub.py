@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -67,6 +68,8 @@ class LocalHub:
         Status of every answer, if not 0.
     refuse_uploads : bool
         Answer uploads of large files with an error.
+    instead : dict of str to callable
+        By ``"METHOD /path"``, a regular expression: what is done instead of answering; gets the handler.
     """
 
     def __init__(self) -> None:
@@ -79,6 +82,7 @@ class LocalHub:
         self.go_on = threading.Event()
         self.broken = 0
         self.refuse_uploads = False
+        self.instead: dict[str, Callable[[Any], object]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -98,6 +102,11 @@ class LocalHub:
             re.search(r"/resolve/[^/]+/(.*)", unquote(r.path)) for r in self.requests if r.method == "GET"
         )
         return [match[1] for match in found if match]
+
+
+def git_hash(data: bytes) -> str:
+    """What git calls a file of these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def _sha256(data: bytes) -> str:
@@ -137,11 +146,34 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
                 return self._fail(hub.broken, "", f"upstream trouble, you sent {authorization}")
             if authorization and not self.known:
                 return self._fail(401, "", "Invalid credentials in Authorization header")
+            for pattern, do in hub.instead.items():
+                if re.fullmatch(pattern, f"{self.command} {path}"):
+                    return self._do(do)
             for pattern, answer in ROUTES:
                 match = re.fullmatch(pattern, f"{self.command} {path}")
                 if match:
                     return answer(self, **{k: unquote(v) for k, v in match.groupdict().items()})
             return self._fail(404, "", f"no route {self.command} {path}")
+
+        def _do(self, something: Callable[[Any], object]) -> None:
+            try:
+                something(self)
+            except OSError:  # whoever asked has heard enough
+                self.close_connection = True
+
+        def answer(self, status: int, body: bytes = b"", **headers: object) -> None:
+            """Send any answer; ``X_Repo_Commit=`` is a header."""
+            self._send(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
+
+        def stream(self, status: int, pieces: Iterable[bytes], **headers: object) -> None:
+            """Send an answer without saying how long it is."""
+            self.send_response(status)
+            for name, value in {"Transfer-Encoding": "chunked", **headers}.items():
+                self.send_header(name.replace("_", "-"), str(value))
+            self.end_headers()
+            for piece in pieces:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
 
         def _read_body(self) -> bytes:
             if self.headers.get("Transfer-Encoding") == "chunked":
@@ -196,7 +228,7 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
                 "type": "file",
                 "path": name,
                 "size": len(data),
-                "oid": hashlib.sha1(data).hexdigest(),
+                "oid": git_hash(data),
             }
             if _is_large(name):
                 entry["lfs"] = {"oid": _sha256(data), "size": len(data), "pointerSize": 100}
@@ -224,7 +256,7 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
             headers = {
                 "Content-Length": len(data) - first,
                 "Accept-Ranges": "bytes",
-                "ETag": f'"{_sha256(data) if _is_large(name) else hashlib.sha1(data).hexdigest()}"',
+                "ETag": f'"{_sha256(data) if _is_large(name) else git_hash(data)}"',
                 "X-Repo-Commit": repo.sha,
             }
             if first:

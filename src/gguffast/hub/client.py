@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import threading
 import warnings
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gguffast.errors import FileError, FormatError, OptionError
 from gguffast.hub.explain import Explainer
+from gguffast.hub.guard import guarded
+from gguffast.hub.verify import verify
+from gguffast.shards import group_shards, parse_shard_name
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -40,6 +44,7 @@ class Repo:
 
     def __enter__(self) -> Repo:
         self._stack.enter_context(_silence(self._quiet))
+        self._stack.enter_context(guarded(self._client))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -64,9 +69,25 @@ class Repo:
         progress: Callable[[Progress], object] | None = None,
     ) -> Path:
         """Get files, and return the folder they lie in."""
-        patterns = [escape(name) for name in names]
         bar = _forwarding(progress, self._repo) if progress else None
-        return Path(_interruptible(lambda: self._snapshot(patterns, local_dir, bar)))
+        before = self._at_hand(names, local_dir)
+
+        def get() -> Path:
+            folder = Path(self._snapshot(_patterns(names), local_dir, bar))
+            came = {name: etag for name, etag in _stated(folder, names).items() if etag not in before}
+            verify(self._repo, folder, came)
+            return folder
+
+        return _interruptible(get)
+
+    def _at_hand(self, names: Sequence[str], local_dir: Path | None) -> set[str]:
+        """Give the ETags of what was there before a download."""
+        if local_dir is not None:
+            return set(_stated(local_dir, names).values())
+        folder = f"models--{self._repo.replace('/', '--')}"
+        with contextlib.suppress(OSError):
+            return set(os.listdir(Path(self._client.constants.HF_HUB_CACHE, folder, "blobs")))
+        return set()
 
     def _snapshot(self, patterns: Sequence[str], local_dir: Path | None, bar: Any = None) -> str:
         with warnings.catch_warnings():
@@ -118,6 +139,34 @@ class Repo:
                 self._repo, additions, commit_message=message, revision=self._revision
             )
         )
+
+
+def _patterns(names: Sequence[str]) -> list[str]:
+    """Make patterns that fit these files and no others; the client tries each pattern on each file."""
+    patterns = []
+    for files in group_shards(names).values():
+        shard = parse_shard_name(files[0])
+        if shard and sorted(files) == shard.all:
+            digit = "[0-9]"
+            patterns.append(f"{escape(shard.stem)}-{digit * 5}-of-{shard.total:05}{shard.suffix}")
+        else:
+            patterns += map(escape, files)
+    return patterns
+
+
+def _stated(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Give the ETags of downloaded files, where the client has noted them down."""
+    etags = {}
+    for name in names:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if not (folder / name).is_file():
+                continue
+            if (folder / name).is_symlink():  # in the cache, to blobs/ETAG
+                etags[name] = os.path.basename(os.readlink(folder / name))
+            else:
+                note = folder / ".cache" / "huggingface" / "download" / f"{name}.metadata"
+                etags[name] = note.read_text("utf-8").splitlines()[1]
+    return etags
 
 
 def _client() -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gguffast.errors import FileError, HubError
+from gguffast.hub.guard import http_library
 
 
 class Explainer:
@@ -44,6 +45,11 @@ class Explainer:
             return FileError(self._disk(error))
         if text is None and isinstance(error, (ValueError, RuntimeError, OSError)):
             text = f"{self._repo}: {_first_lines(error)}"
+        if text is None and isinstance(error, (TypeError, LookupError, AttributeError, AssertionError)):
+            text = (
+                f"{self._repo}: what answers at {self._endpoint} is no Hub, or one of an unknown version "
+                f"({_first_lines(error) or type(error).__name__})"
+            )
         return HubError(self._hide(text)) if text else error
 
     def _refusal(self, error: Exception) -> str | None:
@@ -56,7 +62,9 @@ class Explainer:
             return self._status(error, error.response.status_code)
         if isinstance(error, (e.OfflineModeIsEnabled, e.LocalEntryNotFoundError)):
             return self._not_at_hand(error)
-        if isinstance(error, _network_errors(e)):
+        if isinstance(error, http_library(self._client).TooManyRedirects):
+            return f"{self._repo}: {self._endpoint} redirects in circles; check HF_ENDPOINT"
+        if isinstance(error, (http_library(self._client).HTTPError, ConnectionError, TimeoutError)):
             connecting = isinstance(error, ConnectionError) or type(error).__name__.startswith("Connect")
             return self._unreachable(error) if connecting else self._broken(error)
         return None
@@ -145,12 +153,6 @@ class Explainer:
 
     def _hide(self, text: str) -> str:
         return text.replace(self._token, "<token>") if self._token else text
-
-
-def _network_errors(errors: Any) -> tuple[type[BaseException], ...]:
-    # Which HTTP library is at work depends on the client's version; its base class is the client's, too.
-    base = next(c for c in errors.HfHubHTTPError.__mro__ if c.__module__.startswith("httpx"))
-    return (base, ConnectionError, TimeoutError)
 
 
 def _first_lines(error: object) -> str:

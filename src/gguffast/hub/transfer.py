@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gguffast.errors import FileError, HubError, OptionError
+from gguffast.errors import FileError, FormatError, HubError, OptionError
 from gguffast.hub.client import Repo
 from gguffast.hub.select import check_names, needed_files, parse_repo, patterns, repo_id, single_gguf
 
@@ -174,7 +174,7 @@ def latest_commit(repo: str, token: str | None = None) -> str | None:
     try:
         with Repo(repo_id(repo), None, token, quiet=True) as hub:
             return hub.commit_id()
-    except HubError:
+    except (HubError, FormatError):
         return None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gguffast.engine import Progress
-from gguffast.errors import FileError, FormatError, OptionError, ServerError
+from gguffast.errors import FileError, OptionError, ServerError
 from gguffast.ollama import templates
 from gguffast.ollama.client import Client, RefusedError, check_name
 from gguffast.ollama.modelfile import Modelfile
@@ -318,10 +318,7 @@ def _chat_template(path: Path) -> str | None:
     from gguffast.gguf import GGUFFile
 
     with GGUFFile(path) as file:
-        value = file.metadata.get("tokenizer.chat_template")
-    if value is not None and not isinstance(value, str):
-        raise FormatError(f"{path}: tokenizer.chat_template is no text")
-    return value
+        return file.metadata.text("tokenizer.chat_template")
 
 
 def _old_modelfile(lines: list[str], modelfile: Modelfile, fields: Mapping[str, Any]) -> str:
