@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from gguffast import FileError, FormatError, GGMLQuantizationType, GGUFFile, OptionError
-from gguffast.gguf import KV, GGUFValueType, kv, serialize_header
+from gguffast.gguf import KV, GGUFValueType, Metadata, kv, serialize_header
+from gguffast.reading import LocalFile
+from support.bounded import run_bounded
 from support.gguf_bytes import (
     ARRAY,
     STRING,
@@ -28,7 +30,7 @@ from support.gguf_bytes import (
 from support.gguf_files import GGUF
 
 FIXTURES = ["gemma2-f32.gguf", "llama-wide-f16.gguf", "smollm2.imatrix.gguf"]
-V = GGUFValueType
+V, T = GGUFValueType, GGMLQuantizationType
 
 SCALARS = [
     (V.UINT8, 255),
@@ -535,3 +537,134 @@ def test_refuses_to_write_what_nobody_could_read(
 ) -> None:
     with pytest.raises(OptionError, match=words):
         serialize_header(kvs, tensors, alignment)
+
+
+# --- what a key has to be -----------------------------------------------------------------------------------
+
+
+METADATA = Metadata(
+    [
+        kv("u", 7, V.UINT8),
+        kv("i", -7, V.INT64),
+        kv("f", 0.5, V.FLOAT32),
+        kv("b", True, V.BOOL),
+        kv("s", "text", V.STRING),
+        kv("us", [1, 2], V.ARRAY, V.UINT16),
+        kv("is", [1, -2], V.ARRAY, V.INT32),
+        kv("none", [], V.ARRAY, V.INT32),
+        kv("ss", ["a", ""], V.ARRAY, V.STRING),
+        kv("fs", [0.5], V.ARRAY, V.FLOAT32),
+    ],
+    "model.gguf",
+)
+KNOWN = {
+    "uint": {"u": 7},
+    "number": {"u": 7, "i": -7, "f": 0.5},
+    "flag": {"b": True},
+    "text": {"s": "text"},
+    "texts": {"ss": ["a", ""]},
+    "uints": {"u": [7], "us": [1, 2], "none": []},
+}
+
+
+@pytest.mark.parametrize("accessor", KNOWN)
+def test_a_key_is_what_it_has_to_be_or_refused(accessor: str) -> None:
+    get = getattr(METADATA, accessor)
+    assert get("missing") is None
+    for key in METADATA:
+        if key in KNOWN[accessor]:
+            assert get(key) == KNOWN[accessor][key]
+            continue
+        with pytest.raises(
+            FormatError, match=rf"^model\.gguf: the key '{key}' is .*, expected .*: convert"
+        ) as error:
+            get(key)
+        assert "\n" not in str(error.value)
+
+
+# --- headers that cost much, files that change --------------------------------------------------------------
+
+
+def test_a_header_longer_than_the_first_read(tmp_path: Path) -> None:
+    """The size of a large vocabulary: read in pieces, and the same."""
+    words = [f"token-{i:09}" for i in range(400_000)]
+    pairs = [kv("general.architecture", "llama", V.STRING), kv("words", words, V.ARRAY, V.STRING)]
+    path = write(tmp_path / "m.gguf", serialize_header(pairs, [("t", (8,), T.F32, 0)]) + bytes(32))
+    assert path.stat().st_size > 8_000_000
+    with GGUFFile(path) as file:
+        assert file.kvs == pairs
+        assert file.tensors["t"].read().tolist() == [0] * 8
+
+
+@pytest.mark.parametrize("to", [0, 1000, 2**20, 2**20 + 1])
+def test_a_file_cut_while_its_header_is_read(
+    to: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [kv("words", [f"token-{i:09}" for i in range(100_000)], V.ARRAY, V.STRING)]
+    path = write(tmp_path / "m.gguf", serialize_header(pairs, []))
+    read_into = LocalFile.read_into
+
+    def cut_and_read(self: LocalFile, offset: int, into: memoryview, what: str = "") -> None:
+        os.truncate(path, to)
+        read_into(self, offset, into, what)
+
+    monkeypatch.setattr(LocalFile, "read_into", cut_and_read)
+    with pytest.raises(FormatError, match=r"m\.gguf: ends inside the header; it was cut short"):
+        GGUFFile(path)
+
+
+def test_a_file_cut_while_a_tensor_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", small_file())
+    with GGUFFile(path) as file:
+        os.truncate(path, path.stat().st_size - 8)
+        with pytest.raises(FormatError, match=r"ends inside tensor 'c'"):
+            file.tensors["c"].read()
+
+
+def _counts(path: Path) -> tuple[int, int]:
+    with GGUFFile(path) as file:
+        return len(file.metadata), len(file.tensors)
+
+
+def _keys(count: int) -> bytes:
+    return header([scalar(f"{i:07}", 0, 1) for i in range(count)])
+
+
+def _tensors(count: int) -> bytes:
+    return with_data(header([], [tensor(f"{i}", (0,)) for i in range(count)]), 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (_keys(1_000_000), "counts 1000000 key-value pairs; more than 65536 are not read"),
+        (_tensors(700_000), "counts 700000 tensors; more than 65536 are not read"),
+        (
+            header([scalar("general.alignment", 4, 2**31)]),
+            "is 2147483648, which is not a power of two up to 1048576",
+        ),
+        (header([array("a", STRING, [], 2**60)]) + bytes(2**24), "counts 1152921504606846976 items"),
+    ],
+    ids=["keys", "tensors", "alignment", "items"],
+)
+def test_small_files_cost_little(content: bytes, words: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", content)
+    with pytest.raises(FormatError, match=words):
+        run_bounded(_counts, path, file_bytes=len(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "counts"),
+    [(_keys(2**16), (2**16, 0)), (_tensors(2**16), (0, 2**16))],
+    ids=["keys", "tensors"],
+)
+def test_the_most_that_is_read_costs_little(content: bytes, counts: tuple[int, int], tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", content)
+    assert run_bounded(_counts, path, file_bytes=len(content)) == counts
+
+
+def test_a_header_that_claims_a_terabyte(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", header(n_pairs=1) + struct.pack("<Q", 2**40))
+    os.truncate(path, 2**41)
+    with pytest.raises(FormatError, match=r"has more than 1073741824 bytes"):
+        run_bounded(_counts, path, file_bytes=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from gguffast.errors import FileError
 from gguffast.gguf import KV, GGUFValueType, kv, serialize_header
 from gguffast.imatrix import ImportanceMatrix
 from gguffast.types import GGMLQuantizationType
+from support.bounded import run_bounded
+from support.gguf_bytes import STRING, array, header, scalar, tensor, text, with_data
 from support.gguf_files import GGUF
 
 METADATA = [
@@ -29,9 +32,9 @@ def write_gguf(
     arrays = {name: np.array(values, dtype) for name, values in tensors.items()}
     infos, data = [], b""
     kind = {"<f4": GGMLQuantizationType.F32, "<f2": GGMLQuantizationType.F16}[dtype]
-    for name, array in arrays.items():
-        infos.append((name, array.shape[::-1], kind, len(data)))
-        data += array.tobytes() + bytes(-array.nbytes % 32)
+    for name, numbers in arrays.items():
+        infos.append((name, numbers.shape[::-1], kind, len(data)))
+        data += numbers.tobytes() + bytes(-numbers.nbytes % 32)
     path.write_bytes(serialize_header(kvs, infos) + data)
     return path
 
@@ -129,10 +132,11 @@ def test_every_truncation_of_a_legacy_file_is_found(path: Path) -> None:
             r"2147483647 values of a take \d+ bytes",
         ),
         (
-            legacy([(b"a", 1, [1])], count=2**31 - 1),
+            legacy([(b"a", 1, [1])], count=2**16),
             "length of the name of entry 1 take 4 bytes, but 0 are left",
         ),
-        (b"not an importance matrix at all", "truncated or not an importance matrix"),
+        (legacy([(b"a", 1, [1])], count=2**31 - 1), "claims 2147483647 entries, expected 1 to 65536"),
+        (b"not an importance matrix at all", "not an importance matrix: it claims"),
     ],
 )
 def test_legacy_lengths_that_lie(path: Path, data: bytes, message: str) -> None:
@@ -180,10 +184,40 @@ def test_a_truncated_gguf_is_named(path: Path, size: int) -> None:
 
 
 def test_a_missing_file(path: Path) -> None:
-    with pytest.raises(FileError, match=r"some\.imatrix: cannot read the importance matrix: No such file"):
+    with pytest.raises(FileError, match=r"some\.imatrix: there is no such file"):
         imatrix.load(path)
-    with pytest.raises(FileError, match="cannot read the importance matrix: Is a directory"):
+    with pytest.raises(FileError, match="it is a folder"):
         imatrix.load(path.parent)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(FileError, match="it is not a regular file"):
+        imatrix.load(path)
+    with pytest.raises(FileError, match="it is not a regular file"):
+        imatrix.load("/dev/zero")
+
+
+@pytest.mark.parametrize("wrong", [text("imatrix.chunk_count", "many"), scalar("imatrix.chunk_count", 5, -1)])
+def test_metadata_of_another_type_are_refused(path: Path, wrong: bytes) -> None:
+    pairs = [array("imatrix.datasets", STRING, []), wrong, scalar("imatrix.chunk_size", 4, 512)]
+    tensors = [tensor("a.in_sum2", [1]), tensor("a.counts", [1], 0, 32)]
+    path.write_bytes(with_data(header(pairs, tensors), 36))
+    with pytest.raises(FormatError, match=r"some\.imatrix: the key 'imatrix\.chunk_count' is "):
+        imatrix.load(path)
+
+
+def test_many_entries_of_few_bytes_cost_little(path: Path) -> None:
+    entries = [struct.pack("<i4siif", 4, b"%04x" % (i % 2**16), 1, 1, 1) for i in range(500_000)]
+    path.write_bytes(struct.pack("<i", len(entries)) + b"".join(entries))
+    with pytest.raises(FormatError, match="claims 500000 entries"):
+        run_bounded(imatrix.load, path, file_bytes=path.stat().st_size)
+    path.write_bytes(struct.pack("<i", 2**16) + b"".join(entries[: 2**16]))
+    assert len(run_bounded(_names, path, file_bytes=path.stat().st_size)) == 2**16
+
+
+def _names(path: Path) -> list[str]:
+    return list(imatrix.load(path).entries)
 
 
 def matrix_of(**entries: Sequence[float]) -> ImportanceMatrix:

@@ -7,6 +7,7 @@ how many were summed) and the older ``.dat``. The normalisation is llama.cpp's, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gguffast.errors import DataError, FileError, FormatError, OptionError
+from gguffast.errors import DataError, FormatError, OptionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,8 @@ _METADATA = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 #: llama.cpp carries these texts in 128 bytes, the closing zero included, and cuts what is longer.
 _MAX_TEXT = 127
+#: No model has as many weights; so that a small file cannot cost much.
+_MAX_ENTRIES = 2**16
 _TOKEN_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 
 
@@ -166,15 +169,12 @@ def load(path: str | os.PathLike[str]) -> ImportanceMatrix:
     FormatError
         It is no importance matrix, truncated, or its lengths lie.
     """
-    name = os.fspath(path)
-    try:
-        with open(name, "rb") as file:
-            data = file.read(len(_GGUF_MAGIC))
-            if data != _GGUF_MAGIC:
-                return _Legacy(name, data + file.read()).load()
-    except OSError as error:
-        raise FileError(f"{name}: cannot read the importance matrix: {error.strerror}") from None
-    return _load_gguf(name)
+    from gguffast.reading import LocalFile
+
+    with contextlib.closing(LocalFile(path)) as file:
+        if file.read(0, min(file.size, len(_GGUF_MAGIC))) != _GGUF_MAGIC:
+            return _Legacy(file.name, file.read(0, file.size)).load()
+    return _load_gguf(file.name)
 
 
 def _load_gguf(path: str) -> ImportanceMatrix:
@@ -200,9 +200,8 @@ def _load_gguf(path: str) -> ImportanceMatrix:
                     raise FormatError(f"{path}: {tensor.name}: expected F32, found {tensor.type.name}")
             sums, counts = (tensor.read().ravel() for tensor in pair if tensor is not None)
             entries[name] = _mean(path, name, sums, counts)
-        datasets = file.metadata["imatrix.datasets"]
-        texts = tuple(map(str, datasets)) if isinstance(datasets, list) else ()
-        return ImportanceMatrix(path, entries, texts, int(file.metadata["imatrix.chunk_count"]))
+        texts = tuple(file.metadata.texts("imatrix.datasets") or ())
+        return ImportanceMatrix(path, entries, texts, file.metadata.uint("imatrix.chunk_count") or 0)
 
 
 def _mean(
@@ -215,7 +214,9 @@ def _mean(
     if bad.size:
         raise FormatError(f"{path}: {name}{_COUNTS} are no counts: found {bad[0]}")
     # lround of llama.cpp: halves go up (np.rint would take them to even)
-    whole = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)[:, None]
+    exact = counts.astype(np.float64)
+    exact += 0.5
+    whole = np.floor(exact, out=exact).astype(np.float32)[:, None]
     table = sums.reshape(counts.size, -1)
     return np.divide(table, whole, out=np.ones_like(table), where=whole > 0).ravel()
 
@@ -223,15 +224,18 @@ def _mean(
 class _Legacy:
     """Reader of the ``.dat`` format: little-endian int32 counts and lengths, float32 values, no magic."""
 
-    def __init__(self, path: str, data: bytes) -> None:
+    def __init__(self, path: str, data: bytearray) -> None:
         self.path = path
-        self.data = data
+        self.data = memoryview(data)
         self.at = 0
 
     def load(self) -> ImportanceMatrix:
         n_entries = self._int("number of entries")
-        if n_entries < 1:
-            raise FormatError(f"{self.path}: not an importance matrix: it claims {n_entries} entries")
+        if not 1 <= n_entries <= _MAX_ENTRIES:
+            raise FormatError(
+                f"{self.path}: not an importance matrix: it claims {n_entries} entries, expected 1 to "
+                f"{_MAX_ENTRIES}; give a file that llama-imatrix wrote"
+            )
         entries = dict(self._entry(i) for i in range(n_entries))
         # llama-imatrix did not always write what follows.
         chunks = self._int("number of chunks") if self._left() else 0
@@ -254,7 +258,7 @@ class _Legacy:
     def _left(self) -> int:
         return len(self.data) - self.at
 
-    def _take(self, size: int, what: str) -> bytes:
+    def _take(self, size: int, what: str) -> memoryview:
         if not 0 <= size <= self._left():
             raise FormatError(
                 f"{self.path}: offset {self.at}: the {what} take {size} bytes, but {self._left()} are left; "
@@ -269,4 +273,4 @@ class _Legacy:
     def _text(self, what: str) -> str:
         size = self._int(f"length of the {what}")
         # a C string to llama.cpp: it ends at a zero byte
-        return self._take(size, what).partition(b"\0")[0].decode("utf-8", "surrogateescape")
+        return bytes(self._take(size, what)).partition(b"\0")[0].decode("utf-8", "surrogateescape")
