@@ -24,8 +24,10 @@ TARGETS["AMD64"] = TARGETS["x86_64"]
 TARGETS["arm64"] = TARGETS["aarch64"]
 
 # Reordered sums or contraction into fused multiply-adds would change bits (see csrc/README.md): these flags
-# come after a user's CFLAGS and undo what -Ofast or -ffast-math there would do.
-FLAGS = ["-std=c11", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno"]
+# come after a user's CFLAGS and undo what -Ofast or -ffast-math there would do; when linking too, where that
+# would add an object that flushes denormals to zero in the whole process.
+PLAIN_MATH = ["-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations"]
+FLAGS = ["-std=c11", *PLAIN_MATH, "-ffp-contract=off", "-fno-math-errno"]
 STRICT = ["-Wall", "-Wextra", "-Werror"] if os.environ.get("GGUFFAST_WERROR") == "1" else []
 
 SOURCES = [str(path) for path in Path("csrc").rglob("*.*")]
@@ -39,7 +41,7 @@ class Build(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Add the objects of all targets to the extension, then build it as usual."""
-        ext.extra_compile_args = FLAGS
+        ext.extra_compile_args, ext.extra_link_args = FLAGS, PLAIN_MATH
         built = {"portable": self._target("portable", STRICT)}
         for name, flags in TARGETS.get(platform.machine(), {}).items():
             try:
@@ -73,6 +75,7 @@ core = Extension(
     "gguffast._core",
     ["src/gguffast/_core.pyx"],
     include_dirs=["csrc"],
+    libraries=["m"] if os.name == "posix" else [],
     depends=SOURCES,
     define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],
     py_limited_api=LIMITED_API,

@@ -1,6 +1,7 @@
 /* Which instruction set works here, and the public functions on top of it. */
 #include "target.h"
 
+#include <fenv.h>
 #include <stdatomic.h>
 #include <string.h>
 #ifdef GF_HAVE_AVX2
@@ -122,12 +123,25 @@ static const gf_target_table *quantizing(int type, const float *importance) {
     return t;
 }
 
+/* Other libraries change how a thread calculates (torch.set_flush_denormal(), anything linked with -Ofast flushes
+ * denormals to zero), and that would change bits: kernels run as IEEE 754 has it, and then all is as it was. */
+static fenv_t strict_arithmetic(void) {
+    fenv_t before;
+    fegetenv(&before);
+    fesetenv(FE_DFL_ENV);
+    return before;
+}
+
 void gf_quantize(int type, const float *src, void *dst, size_t nrows, size_t ncols, const float *importance) {
+    const fenv_t before = strict_arithmetic();
     quantizing(type, importance)->codecs[type].quantize(src, dst, nrows, ncols, importance);
+    fesetenv(&before);
 }
 
 void gf_dequantize(int type, const void *src, float *dst, size_t n) {
+    const fenv_t before = strict_arithmetic();
     target()->codecs[type].dequantize(src, dst, n);
+    fesetenv(&before);
 }
 
 /* The first of n weights that is a NaN or an infinity, or for a quantized type the first of a block with such a

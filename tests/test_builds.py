@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,10 +54,29 @@ def test_the_bits_do_not_depend_on_the_build(build: str, tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr[-4000:]
 
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
-    found = subprocess.run(
-        [sys.executable, SCRIPT], env=environment, capture_output=True, text=True, check=True
-    )
-    answer = json.loads(found.stdout)
+    answer = run_script(PYTHONPATH=str(installed))
     assert Path(answer["file"]).is_relative_to(installed), "the build was tested, and not another one"
     assert answer["digests"] == digests()
+
+
+def run_script(*args: str, **environment: str) -> dict[str, Any]:
+    command = [sys.executable, str(SCRIPT), *args]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.toolchain
+def test_the_bits_do_not_depend_on_other_libraries(tmp_path: Path) -> None:
+    """One that was linked with -Ofast flushes denormals to zero, in every thread that is started after."""
+    source, library = tmp_path / "fast.c", tmp_path / "fast.so"
+    source.write_text("int nothing;\n")
+    subprocess.run(["gcc", "-shared", "-Ofast", source, "-o", library], check=True)
+    flushed = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); print(5e-324 + 0.0 == 0)"
+    done = subprocess.run(
+        [sys.executable, "-c", flushed, library], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(platform.machine() == "x86_64"), "the library does what is feared"
+    assert run_script(str(library))["digests"] == digests()

@@ -1,4 +1,4 @@
-"""The C core under AddressSanitizer and UndefinedBehaviorSanitizer."""
+"""The C core under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.compiled_rows import FLAGS as KERNEL_FLAGS
 from support.compiled_rows import build, check
 from support.gguf_bytes import small_file
 from support.gguf_files import GGUF
@@ -58,3 +59,24 @@ def test_the_kernels_are_clean(compiler: str, target: str, tmp_path: Path) -> No
     sanitize = [*SANITIZE, "-fsanitize=float-cast-overflow", "-g"]
     program = build(tmp_path, compiler, target, KERNELS[target], sanitize)
     check([str(program)], every_case=platform.machine() == "x86_64")
+
+
+@pytest.mark.toolchain
+def test_threads_do_not_race(tmp_path: Path) -> None:
+    """For the choice of the target, above all: any thread may be the first to need it, or change it."""
+    sanitize = ["-fsanitize=thread", "-g"]
+    have = [f"-DGF_HAVE_{target.upper()}" for target in KERNELS]
+    units = {
+        **{name: ["csrc/target.c", f"-DGF_TARGET={name}", *flags] for name, flags in KERNELS.items()},
+        "dispatch": ["csrc/dispatch.c", *have],
+        "threads": ["tests/c/threads.c"],
+    }
+    for name, arguments in units.items():
+        command = ["clang", *KERNEL_FLAGS, *sanitize, "-c", *arguments, "-o", str(tmp_path / f"{name}.o")]
+        subprocess.run(command, cwd=ROOT, check=True)
+    program = tmp_path / "threads"
+    objects = [str(tmp_path / f"{name}.o") for name in units]
+    subprocess.run(["clang", *objects, *sanitize, "-lm", "-lpthread", "-o", str(program)], check=True)
+    ran = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert {*ran.stdout.split()} == {*KERNELS}

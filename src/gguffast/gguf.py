@@ -312,13 +312,26 @@ class Metadata(Mapping[str, Any]):
     """
 
     def __init__(self, pairs: Iterable[KV], origin: str | os.PathLike[str]) -> None:
-        self._pairs = {pair.key: pair for pair in pairs}
+        self._pairs: dict[str, KV | _core.HeaderPair] = {pair.key: pair for pair in pairs}
         self._origin = os.fspath(origin)
         self._values: dict[str, Any] = {}
+        self._header = bytearray()
+
+    @classmethod
+    def _of_file(cls, header: _core.Header, start: bytearray, origin: Path) -> Metadata:
+        """Take a file's header; its values are copied out of it when they are asked for."""
+        metadata = cls((), origin)
+        metadata._pairs = {_to_text(pair.key): pair for pair in header.pairs}
+        metadata._header = start
+        return metadata
 
     def raw(self, key: str) -> KV:
         """Give the pair as it stands in the file; KeyError if there is none."""
-        return self._pairs[key]
+        pair = self._pairs[key]
+        if isinstance(pair, KV):
+            return pair
+        value = memoryview(self._header)[pair.offset : pair.offset + pair.size]
+        return KV(key, GGUFValueType(pair.type), bytes(value))
 
     def uint(self, key: str) -> int | None:
         """Give a whole number from 0 up, of any integer type; FormatError for anything else."""
@@ -358,13 +371,13 @@ class Metadata(Mapping[str, Any]):
     def _checked(self, key: str, types: set[GGUFValueType], expected: str, *, array: bool = False) -> Any:
         if key not in self._pairs:
             return None
-        pair = self._pairs[key]
+        pair = self.raw(key)
         if pair.item_type not in types or (pair.type is GGUFValueType.ARRAY) != array:
             raise self._unexpected(key, expected)
         return self[key]
 
     def _unexpected(self, key: str, expected: str) -> FormatError:
-        pair = self._pairs[key]
+        pair = self.raw(key)
         found = f"an array of {pair.item_type.name}" if pair.type is GGUFValueType.ARRAY else pair.type.name
         if pair.type in _INTEGERS:
             found = f"{pair.value} ({found})"
@@ -375,7 +388,7 @@ class Metadata(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
-            self._values[key] = self._pairs[key].value
+            self._values[key] = self.raw(key).value
         return self._values[key]
 
     def __contains__(self, key: object) -> bool:
@@ -574,8 +587,9 @@ class GGUFFile:
             raise
         self.version, self.alignment, self.data_offset = header.version, header.alignment, header.data_offset
         self.byte_size = self._file.size
-        # Values are copied, so that the metadata needs no open file: some MB at most, a few milliseconds.
-        self.metadata = Metadata((_pair(start, pair) for pair in header.pairs), self.path)
+        # The header is kept, so that the metadata needs no open file: some MB at most.
+        del start[self.data_offset :]
+        self.metadata = Metadata._of_file(header, start, self.path)
         self.tensors = Tensors([self._tensor(tensor) for tensor in header.tensors])
 
     def _tensor(self, found: _core.HeaderTensor) -> TensorInfo:
@@ -615,22 +629,17 @@ def _read_header(file: LocalFile) -> tuple[_core.Header, bytearray]:
     """Parse a header, and give the bytes that it was found in."""
     if not file.size:
         raise FormatError(f"{file.name}: the file is empty (0 bytes); download or convert it again")
-    start = bytearray()
     wanted = _FIRST_READ
     while True:
-        start += file.read(len(start), min(wanted, file.size) - len(start), "the header")
+        start = file.read(0, min(wanted, file.size), "the header")
         try:
             return _core.parse_gguf(start, file.size), start
         except _core.HeaderError as error:
             if error.status != "INCOMPLETE":
                 raise FormatError(f"{file.name}: {_describe(error, bytes(start[:24]))}") from None
-            # The parser starts anew, so each piece is a multiple of the one before.
-            wanted = max(error.limit, 4 * len(start))
-
-
-def _pair(start: bytearray, pair: _core.HeaderPair) -> KV:
-    raw = bytes(memoryview(start)[pair.offset : pair.offset + pair.size])
-    return KV(_to_text(pair.key), GGUFValueType(pair.type), raw)
+            # Reading and parsing start anew, so each piece is a multiple of the one before.
+            wanted = max(error.limit, 8 * len(start))
+        del start
 
 
 # ---- words for errors --------------------------------------------------------------------------------------
