@@ -203,7 +203,7 @@ def test_types_as_enum_members(tmp_path):
         tmp_path / "out.gguf",
         "Q4_K_M",
         output_tensor_type=types.Q8_0,
-        tensor_types=[("attn_v", types.Q5_0)],
+        tensor_type=[("attn_v", types.Q5_0)],
     )
     got = {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
     assert got["output.weight"] == "Q8_0"
@@ -225,7 +225,7 @@ def test_metadata_is_kept_and_overridden(tmp_path):
 
 @pytest.mark.parametrize("threads", [0, -1])
 def test_threads_must_be_positive(threads):
-    with pytest.raises(OptionError, match=f"threads must be at least 1, found {threads}"):
+    with pytest.raises(OptionError, match=f"`threads` must be at least 1, found {threads}"):
         quantize(WIDE, None, "Q8_0", threads=threads, dry_run=True)
 
 
@@ -256,7 +256,7 @@ def test_weights_to_include_need_a_matrix():
 
 def test_requantizing_must_be_allowed(tmp_path):
     quantize(WIDE, tmp_path / "q8.gguf", "Q8_0")
-    with pytest.raises(DataError, match=r"quantized already .*--allow-requantize"):
+    with pytest.raises(DataError, match=r"quantized already .*`allow_requantize=True`"):
         quantize(tmp_path / "q8.gguf", tmp_path / "out.gguf", "Q4_0")
     assert not (tmp_path / "out.gguf").exists()
     quantize(tmp_path / "q8.gguf", tmp_path / "out.gguf", "Q8_0")

@@ -45,7 +45,8 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Suggest what a mistyped name may be; all that are known if none is near."""
     import difflib
 
-    near = difflib.get_close_matches(name.upper(), known, n=3, cutoff=0.5)
+    spelled = {each.upper(): each for each in known}
+    near = [spelled[each] for each in difflib.get_close_matches(name.upper(), spelled, n=3, cutoff=0.5)]
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from gguffast.errors import OptionError, did_you_mean
+from gguffast.errors import OptionError, did_you_mean, quote
 from gguffast.types import GGMLQuantizationType
 
 T = GGMLQuantizationType
@@ -158,7 +158,7 @@ def parse_file_type(text: str | int | FileType) -> FileType:
             f"file type {name} is known, but not one that gguffast produces yet; "
             f"choose one of {', '.join(FILE_TYPES)}"
         )
-    raise OptionError(f"unknown file type {text!r}; {did_you_mean(name, [*FILE_TYPES, *ALIASES])}")
+    raise OptionError(f"unknown file type {quote(str(text))}; {did_you_mean(name, [*FILE_TYPES, *ALIASES])}")
 
 
 def file_type_name(number: object) -> str | None:

@@ -23,8 +23,8 @@ from gguffast.work import Work
 if TYPE_CHECKING:
     from gguffast.engine import Progress
     from gguffast.filetypes import FileType
+    from gguffast.job import Result
     from gguffast.ollama import Client, Created, Modelfile
-    from gguffast.quantizer import Result
 
 _ON_THE_HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
 

@@ -24,7 +24,7 @@ from gguffast.hub.select import gguf_models, some
 if TYPE_CHECKING:
     from gguffast.engine import Progress
     from gguffast.filetypes import FileType
-    from gguffast.quantizer import Result
+    from gguffast.job import Result
 
 _LIKE_A_PATH = re.compile(r"[./~\\]|[^:]*\.(?:gguf|bin|safetensors)$", re.IGNORECASE)
 

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gguffast.errors import OptionError
 from gguffast.gguf import DEFAULT_ALIGNMENT, KV, serialize_header
+from gguffast.shards import MAX_SHARDS, split_kvs
 from gguffast.sources import SourceTensor
 from gguffast.types import GGMLQuantizationType
 
@@ -92,6 +94,57 @@ def make_plan(kvs: Sequence[KV], targets: Iterable[Target], *, keep_dims: bool =
     header = serialize_header(kvs, infos, alignment)
     tensors = tuple(PlannedTensor(t, len(header) + o) for t, o in zip(targets, offsets, strict=True))
     return Plan(header, tensors, len(header) + end)
+
+
+def plan_files(
+    kvs: Sequence[KV],
+    targets: Sequence[Target],
+    *,
+    max_size: int = 0,
+    max_tensors: int = 0,
+    keep_dims: bool = False,
+) -> list[Plan]:
+    """Lay out a model in one GGUF file or several; the first one has the metadata.
+
+    Parameters
+    ----------
+    kvs, targets, keep_dims
+        As for :func:`make_plan`.
+    max_size, max_tensors : int
+        Most bytes of tensors, and most tensors, in a file; 0 is no limit. A tensor larger than `max_size` has
+        a file of its own.
+
+    Raises
+    ------
+    OptionError
+        The limits ask for more files than a split model can have.
+    """
+    shards = _share_out(targets, max_size, max_tensors)
+    if len(shards) == 1:
+        return [make_plan(kvs, targets, keep_dims=keep_dims)]
+    if len(shards) > MAX_SHARDS:
+        raise OptionError(f"these limits would make {len(shards)} files; at most {MAX_SHARDS} can be counted")
+    return [
+        make_plan(
+            [*(kvs if i == 0 else ()), *split_kvs(i, len(shards), len(targets))], shard, keep_dims=keep_dims
+        )
+        for i, shard in enumerate(shards)
+    ]
+
+
+def _share_out(targets: Sequence[Target], max_size: int, max_tensors: int) -> list[list[Target]]:
+    shards: list[list[Target]] = [[]]
+    size = 0
+    for target in targets:
+        full = (max_tensors and len(shards[-1]) >= max_tensors) or (
+            max_size and size + target.nbytes > max_size
+        )
+        if full and shards[-1]:
+            shards.append([])
+            size = 0
+        shards[-1].append(target)
+        size += target.nbytes
+    return shards
 
 
 def _significant(ne: tuple[int, ...]) -> tuple[int, ...]:

@@ -148,12 +148,12 @@ def test_json(tmp_path):
     done = run("quantize", "--json", GEMMA, out, "q4_k_m")
     assert (done.returncode, done.stderr) == (0, "")
     summary = json.loads(done.stdout)
-    assert summary["output"] == str(out)
+    assert summary["dst"] == str(out)
     assert summary["file_type"] == "Q4_K_M"
     assert summary["size_out"] == out.stat().st_size
-    assert sum(share["tensors"] for share in summary["types"].values()) == summary["tensors"]
+    assert sum(share["tensors"] for share in summary["types"].values()) == summary["n_tensors"]
     assert {"tensor": "blk.0.attn_q.weight", "wanted": "Q4_K", "type": "Q5_0"} in summary["fallbacks"]
-    assert summary["weights_per_second"] == pytest.approx(summary["weights"] / summary["seconds"])
+    assert summary["weights_per_second"] == pytest.approx(summary["n_weights"] / summary["seconds"])
 
 
 def test_dry_run(tmp_path):
@@ -161,7 +161,7 @@ def test_dry_run(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert os.listdir(tmp_path) == []
     summary = json.loads(done.stdout)
-    assert (summary["output"], summary["dry_run"]) == (None, True)
+    assert (summary["dst"], summary["dry_run"]) == (str(tmp_path / "out.gguf"), True)
     assert summary["size_out"] == quantize(WIDE, tmp_path / "out.gguf", "q4_k_m").size_out
 
 
@@ -280,7 +280,7 @@ def folder(tmp_path):
     quantize(WIDE, tmp_path / "q8.gguf", "q8_0")
     write_imatrix(tmp_path / "wrong-size.imatrix", {"blk.0.attn_q.weight": 300})
     write_imatrix(tmp_path / "partial.imatrix", {"blk.0.attn_q.weight": 512})
-    write_imatrix(tmp_path / "good.imatrix", {"blk.0.attn_q.weight": 512})
+    write_imatrix(tmp_path / "good.imatrix", {"blk.0.attn_q.weight": 256})
     (tmp_path / "exists.gguf").write_bytes(b"old")
     (tmp_path / "link.gguf").symlink_to("wide-F16.gguf")
     (tmp_path / "hardlink.gguf").hardlink_to(tmp_path / "wide-F16.gguf")
@@ -318,7 +318,7 @@ def write_imatrix(path, sizes):
         ("wide-F16.gguf out.gguf q4_k_m many", "THREADS must be a number, found 'many'"),
         ("wide-F16.gguf out.gguf q4_k_m 2 3", "unexpected argument '3'"),
         ("wide-F16.gguf out.gguf q4_k_m 2 --threads 3", "given twice"),
-        ("wide-F16.gguf out.gguf q4_k_m --threads 0", "threads must be at least 1, found 0"),
+        ("wide-F16.gguf out.gguf q4_k_m --threads 0", "--threads must be at least 1, found 0"),
         ("nan.gguf out.gguf q4_k_m", r"tensor 'blk\.1\.ffn_down\.weight', row 7: NaN or infinity"),
         ("nan.gguf out.gguf copy", r"tensor 'blk\.1\.ffn_down\.weight', row 7: NaN or infinity"),
         ("q8.gguf out.gguf q4_k_m", "is quantized already .Q8_0. .*--allow-requantize"),
@@ -346,7 +346,7 @@ def write_imatrix(path, sizes):
         ),
         ("--tensor-type ffn=q9 wide-F16.gguf out.gguf q4_k_m", "unknown tensor type 'q9'"),
         ("--tensor-type-file rules wide-F16.gguf out.gguf q4_k_m", "rules: unknown tensor type 'no_such'"),
-        ("--tensor-type-file none wide-F16.gguf out.gguf q4_k_m", "cannot read none: No such file"),
+        ("--tensor-type-file none wide-F16.gguf out.gguf q4_k_m", "cannot read none: there is no such file"),
         ("--output-tensor-type q9 wide-F16.gguf out.gguf q4_k_m", "unknown tensor type 'q9'"),
         ("--override-kv a=b wide-F16.gguf out.gguf q4_k_m", "cannot read override 'a=b'"),
         ("--override-kv a=int:x wide-F16.gguf out.gguf q4_k_m", "'x' is not a value of type int"),

@@ -70,7 +70,7 @@ def test_the_number_of_threads_changes_nothing(unpacked: Path, tmp_path: Path) -
 def test_recipe_options_are_those_of_quantize(unpacked: Path, tmp_path: Path) -> None:
     options = {
         "pure": True,
-        "tensor_types": [("attn_v", "q8_0")],
+        "tensor_type": [("attn_v", "q8_0")],
         "override_kv": {"general.quantized_by": "me"},
     }
     convert(unpacked / "llama2", tmp_path / "auto.gguf")

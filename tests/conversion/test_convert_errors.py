@@ -272,16 +272,16 @@ def test_weights_too_large_for_f16(copy_of: Copy, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"outtype": "q4km"}, "unknown file type 'q4km'; did you mean"),
-        ({"pure": True}, "need a quantized type"),
-        ({"outtype": "f16", "override_kv": {"a": 1}}, "need a quantized type"),
-        ({"split_max_size": "4T"}, "split size '4T'"),
-        ({"split_max_size": "-1"}, "split size '-1'"),
-        ({"split_max_size": ""}, "split size ''"),
-        ({"split_max_tensors": -1}, "split-max-tensors must be 0 or more"),
-        ({"vocab_only": True, "split_max_tensors": 3}, "do not go together"),
-        ({"threads": 0}, "threads must be at least 1"),
-        ({"outtype": "q4_0", "include_weights": ["x"]}, "need an importance matrix"),
+        ({"file_type": "q4km"}, "unknown file type 'q4km'; did you mean"),
+        ({"pure": True}, "need a quantized `file_type`"),
+        ({"file_type": "f16", "override_kv": {"a": 1}}, "need a quantized `file_type`"),
+        ({"split_max_size": "4T"}, "`split_max_size`: size '4T'"),
+        ({"split_max_size": "-1"}, "size '-1'"),
+        ({"split_max_size": ""}, "size ''"),
+        ({"split_max_tensors": -1}, "`split_max_tensors` must be 0 or more"),
+        ({"vocab_only": True, "split_max_tensors": 3}, "nothing to split"),
+        ({"threads": 0}, "`threads` must be at least 1"),
+        ({"file_type": "q4_0", "include_weights": ["x"]}, "need an importance matrix"),
     ],
 )
 def test_options_that_make_no_sense(

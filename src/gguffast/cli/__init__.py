@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -41,17 +42,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code: 0 done, 1 failed (one line on stderr says why), 2 a malformed command line.
     """
-    try:
-        args = _parse(sys.argv[1:] if argv is None else list(argv))
-    except SystemExit as stop:  # argparse has printed the help or what is wrong
-        return int(stop.code or 0)
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser: argparse.ArgumentParser | None = None
     with _signals_as_interrupts():
-        return _run(args)
+        try:
+            parser, args = _parse(words)
+            code: int = args.run(args)
+            sys.stdout.flush()
+            return code
+        except SystemExit as stop:  # argparse has printed the help or what is wrong
+            return int(stop.code or 0)
+        except BaseException as error:
+            if "--debug" in words:
+                import traceback
+
+                traceback.print_exc()
+            return _fail(error, parser)
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose epilog is made when the help is printed, because making it takes imports."""
+    """A parser that leaves for later what takes imports.
 
+    Attributes
+    ----------
+    add_options : callable, optional
+        Declares options when this is the command that is run.
+    make_epilog : callable, optional
+        Makes the epilog when the help is printed.
+    """
+
+    add_options: Callable[[CommandParser], None] | None = None
     make_epilog: Callable[[], str] | None = None
 
     def format_help(self) -> str:
@@ -66,7 +86,8 @@ def one_line(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def _parse(words: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Read the command line; give the parser of its command too."""
     parser = argparse.ArgumentParser(
         prog="gguffast",
         description="Quantize language models on the CPU: llama.cpp's bytes, many times sooner.",
@@ -75,42 +96,33 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"gguffast {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    for name in COMMANDS:
+    known = words and words[0] in COMMANDS
+    for name in words[:1] if known else COMMANDS:
         # `import` is no name for a module, and one called `list` would hide list() from this package.
         module = importlib.import_module(f"gguffast.cli.{name}{'_' if name in ('import', 'list') else ''}")
         module.add_parser(commands)
         command = commands.choices[name]
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)
-    if argv and argv[0] in commands.choices:
-        # Intermixed: options may stand before, between and after the file names.
-        return commands.choices[argv[0]].parse_intermixed_args(argv[1:])
-    return parser.parse_args(argv)
+    if not known:
+        return parser, parser.parse_args(words)  # prints the help, or what is wrong
+    command = commands.choices[words[0]]
+    if command.add_options:
+        command.add_options(command)
+    # The command's own parser, intermixed: options may stand before, between and after the file names.
+    return command, command.parse_intermixed_args(words[1:])
 
 
-def _run(args: argparse.Namespace) -> int:
-    try:
-        code: int = args.run(args)
-        sys.stdout.flush()
-        return code
-    except BaseException as error:
-        if args.debug:
-            import traceback
-
-            traceback.print_exc()
-        return _fail(error)
-
-
-def _fail(error: BaseException) -> int:
+def _fail(error: BaseException, parser: argparse.ArgumentParser | None) -> int:
     if isinstance(error, BrokenPipeError):  # as in `gguffast inspect FILE | head`
         _drop_stdout()
         return 1
     if isinstance(error, Interrupted):
         message = str(error)
     elif isinstance(error, KeyboardInterrupt):
-        message = "interrupted"
+        message = "; ".join(["interrupted", *getattr(error, "__notes__", ())])
     elif isinstance(error, GGUFFastError):
-        message = f"error: {error}"
+        message = f"error: {spelled(str(error), parser)}"
     elif isinstance(error, MemoryError):
         message = "error: out of memory; fewer threads need less (--threads)"
     elif isinstance(error, OSError):
@@ -126,6 +138,17 @@ def _fail(error: BaseException) -> int:
     with contextlib.suppress(OSError):
         print(f"gguffast: {one_line(message)}", file=sys.stderr, flush=True)
     return 1
+
+
+def spelled(message: str, parser: argparse.ArgumentParser | None) -> str:
+    """Put the command line's names into a message that names arguments of a function.
+
+    Libraries write ``allow_requantize=True`` or ``imatrix`` in backquotes; on the command line these are
+    ``--allow-requantize`` and ``--imatrix``.
+    """
+    actions = parser._actions if parser else []
+    names = {action.dest: [action.metavar, *action.option_strings][-1] for action in actions}
+    return re.sub(r"`(\w+)(?:=True)?`", lambda found: str(names.get(found[1], found[0])), message)
 
 
 def _drop_stdout() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from gguffast.cli.options import add_common_options, add_recipe_options, list_types, recipe_arguments
-from gguffast.errors import Interrupted
+from gguffast.cli.options import add_options, add_report_options, list_types, options_of
 
 if TYPE_CHECKING:
     from gguffast.cli import CommandParser
@@ -23,28 +22,28 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
     )
     parser.make_epilog = list_types
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT_DIR", help="folder with config.json, weights and tokenizer")
+    add("src", metavar="CHECKPOINT_DIR", help="folder with config.json, weights and tokenizer")
     add(
         "--outfile",
+        dest="dst",
         metavar="FILE",
         help="the output, or a folder for it; {ftype} becomes the type (default: named in CHECKPOINT_DIR)",
     )
     add(
         "--outtype",
+        dest="file_type",
         metavar="TYPE",
         default="auto",
         help="f32, f16, bf16, q8_0, auto (the 16-bit type that the weights have), or a type of the list",
     )
-    add("--model-name", metavar="NAME", help="name of the model in the metadata")
-    add(
-        "--metadata", metavar="FILE.json", help="general.* keys that count more than what the checkpoint says"
-    )
-    add("--vocab-only", action="store_true", help="write metadata and tokenizer alone")
-    add("--pre", metavar="NAME", help="pre-tokenizer, if it is not recognised")
-    add("--split-max-size", metavar="N(M|G)", default="0", help="most bytes of tensors in a file")
-    add("--split-max-tensors", metavar="N", type=int, default=0, help="most tensors in a file")
-    add_recipe_options(parser)
-    add_common_options(parser)
+    add_report_options(parser)
+    parser.add_options = _add_options
+
+
+def _add_options(parser: CommandParser) -> None:
+    from gguffast.conversion.options import ConvertOptions
+
+    add_options(parser, ConvertOptions)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,26 +51,10 @@ def run(args: argparse.Namespace) -> int:
     from gguffast.cli.report import report
     from gguffast.cli.terminal import show_progress
     from gguffast.conversion.converter import convert
+    from gguffast.conversion.options import ConvertOptions
 
-    try:
-        with show_progress(hidden=args.quiet or args.dry_run) as progress:
-            result = convert(
-                args.checkpoint,
-                args.outfile,
-                args.outtype,
-                model_name=args.model_name,
-                metadata=args.metadata,
-                vocab_only=args.vocab_only,
-                pre=args.pre,
-                split_max_size=args.split_max_size,
-                split_max_tensors=args.split_max_tensors,
-                threads=args.threads,
-                progress=progress,
-                force=args.force,
-                dry_run=args.dry_run,
-                **recipe_arguments(args),
-            )
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; nothing was written of {args.checkpoint}") from None
+    options = options_of(args, ConvertOptions)
+    with show_progress(hidden=args.quiet or "dry_run" in options) as progress:
+        result = convert(args.src, args.dst, args.file_type, progress=progress, **options)
     report(result, args)
     return 0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from gguffast.cli.options import add_common_options, add_recipe_options, list_types, recipe_arguments
-from gguffast.errors import Interrupted, OptionError
+from gguffast.cli.options import add_options, add_report_options, list_types, options_of
+from gguffast.errors import OptionError
 
 if TYPE_CHECKING:
     from gguffast.cli import CommandParser
+    from gguffast.filetypes import FileType
 
 _LIKE_A_TYPE = re.compile(r"(i?q|b?f|tq|mxfp)\d[a-z0-9_-]*$", re.IGNORECASE)
 
@@ -29,52 +29,41 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
     )
     parser.make_epilog = list_types
     add = parser.add_argument
-    add("input", metavar="INPUT.gguf", help="the model; of a split one the first shard")
+    add("src", metavar="INPUT.gguf", help="the model; of a split one the first shard")
     add(
         "rest",
         metavar="[OUTPUT.gguf] TYPE [THREADS]",
         nargs="+",
         help="OUTPUT lies by default beside the input and is named after TYPE",
     )
-    add(
-        "--allow-requantize",
-        action="store_true",
-        help="quantize tensors that are already quantized (quality suffers)",
-    )
-    add_recipe_options(parser)
-    add_common_options(parser)
+    add_report_options(parser)
+    parser.add_options = _add_options
+
+
+def _add_options(parser: CommandParser) -> None:
+    from gguffast.job import JobOptions
+
+    add_options(parser, JobOptions)
 
 
 def run(args: argparse.Namespace) -> int:
     """Quantize and print the summary."""
     from gguffast.cli.report import report
     from gguffast.cli.terminal import show_progress
-    from gguffast.quantizer import default_output, quantize
+    from gguffast.job import JobOptions
+    from gguffast.quantizer import quantize
 
     what = _read_positionals(args)
-    output = Path(what.output) if what.output else default_output(Path(args.input), what.type.name)
-    try:
-        with show_progress(hidden=args.quiet or args.dry_run) as progress:
-            result = quantize(
-                args.input,
-                output,
-                what.type,
-                threads=what.threads,
-                progress=progress,
-                force=args.force,
-                allow_requantize=args.allow_requantize,
-                dry_run=args.dry_run,
-                **recipe_arguments(args),
-            )
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; nothing was written to {output}") from None
+    options = options_of(args, JobOptions) | {"threads": what.threads}
+    with show_progress(hidden=args.quiet or "dry_run" in options) as progress:
+        result = quantize(args.src, what.dst, what.file_type, progress=progress, **options)
     report(result, args)
     return 0
 
 
 class _Positionals(NamedTuple):
-    output: str | None
-    type: Any
+    dst: str | None
+    file_type: FileType
     threads: int | None
 
 
@@ -94,7 +83,7 @@ def _read_positionals(args: argparse.Namespace) -> _Positionals:
         output, type_, rest = rest[0], parse_file_type(rest[1]), rest[2:]
     if len(rest) > 1:
         raise OptionError(f"unexpected argument '{rest[1]}'; usage: {_USAGE}")
-    return _Positionals(output, type_, _threads(args.threads, rest))
+    return _Positionals(output, type_, _threads(getattr(args, "threads", None), rest))
 
 
 def _threads(option: int | None, positional: list[str]) -> int | None:

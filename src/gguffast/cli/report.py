@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gguffast.quantizer import Result
+    from gguffast.job import Result
 
 
 def report(result: Result, args: argparse.Namespace) -> None:
@@ -20,7 +22,8 @@ def report(result: Result, args: argparse.Namespace) -> None:
     if not args.quiet:
         for text in result.warnings:
             print(f"gguffast: warning: {one_line(text)}", file=sys.stderr)
-        if result.imatrix_missing and not (args.include_weights or args.exclude_weights):
+        chosen = hasattr(args, "include_weights") or hasattr(args, "exclude_weights")
+        if result.imatrix_missing and not chosen:
             _warn_of_missing(result.imatrix_missing)
     if args.json:
         print(json.dumps(as_json(result)))
@@ -83,28 +86,15 @@ def _count(n: int, what: str) -> str:
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """Give the summary as a JSON object."""
-    return {
-        "input": str(result.src),
-        "output": None if result.dry_run else str(result.dst),
-        "outputs": [] if result.dry_run else [str(path) for path in result.outputs],
-        "file_type": result.file_type,
-        "dry_run": result.dry_run,
-        "size_in": result.size_in,
-        "size_out": result.size_out,
-        "bpw_in": result.bpw_in,
-        "bpw_out": result.bpw_out,
-        "weights": result.n_weights,
-        "tensors": result.n_tensors,
-        "requantized": result.n_requantized,
-        "types": {name: {"tensors": s.tensors, "bytes": s.nbytes} for name, s in result.types.items()},
+    """Give the summary as a JSON object: the attributes of `result`, types by name, paths as texts."""
+    values = dataclasses.asdict(result) | {
         "fallbacks": [
             {"tensor": f.tensor, "wanted": f.wanted.name, "type": f.type.name} for f in result.fallbacks
         ],
-        "imatrix_used": result.imatrix_used,
-        "imatrix_missing": list(result.imatrix_missing),
-        "warnings": list(result.warnings),
-        "threads": result.threads,
-        "seconds": result.seconds,
+        "bpw_in": result.bpw_in,
+        "bpw_out": result.bpw_out,
         "weights_per_second": result.weights_per_second,
+    }
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()} | {
+        "outputs": [str(path) for path in result.outputs]
     }

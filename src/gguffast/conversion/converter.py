@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Unpack
 
 from gguffast import _core, engine
 from gguffast.conversion.architecture import Architecture, Facts
 from gguffast.conversion.architectures import find_architecture
 from gguffast.conversion.hparams import Hparams, class_name, read_config
 from gguffast.conversion.metadata import General, count_weights, read_general
-from gguffast.conversion.split import parse_size, plan_shards, split, write_files
+from gguffast.conversion.options import ConvertOptions
 from gguffast.conversion.tensors import Mapped, is_text, map_tensors
 from gguffast.conversion.vocab import Vocab, load_vocab
-from gguffast.engine import Progress
 from gguffast.errors import FileError, FormatError, OptionError
-from gguffast.files import check_output
+from gguffast.files import parse_size
 from gguffast.filetypes import FileType, LlamaFileType, parse_file_type
 from gguffast.gguf import KV, GGUFValueType, kv
-from gguffast.quantizer import Job, Result, Settings, make_job, read_settings, thread_count
+from gguffast.job import Job, Result, Worker, quantization
 from gguffast.recipe.choose import Choice
-from gguffast.recipe.options import Options, Override, TensorRule
-from gguffast.shards import shard_paths
+from gguffast.recipe.options import Options, RecipeOptions, options_in, takes
 from gguffast.sources import SourceTensor
 from gguffast.sources.checkpoint import Checkpoint, guess_dtype, open_checkpoint
 from gguffast.sources.lazy import DType, LazyTensor, as_source, to_f32, widen
@@ -43,30 +41,12 @@ _QUANTIZATION_VERSION = 2
 _ALWAYS_F32 = ("_norm.weight", ".ffn_gate_inp.weight", ".ffn_gate_inp_shexp.weight")
 
 
+@takes(ConvertOptions)
 def convert(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str] | None = None,
-    outtype: str | int = "auto",
-    *,
-    model_name: str | None = None,
-    metadata: str | os.PathLike[str] | None = None,
-    vocab_only: bool = False,
-    pre: str | None = None,
-    split_max_size: int | str = 0,
-    split_max_tensors: int = 0,
-    imatrix: str | os.PathLike[str] | None = None,
-    threads: int | None = None,
-    progress: Callable[[Progress], object] | None = None,
-    force: bool = False,
-    leave_output_tensor: bool = False,
-    pure: bool = False,
-    output_tensor_type: str | GGMLQuantizationType | None = None,
-    token_embedding_type: str | GGMLQuantizationType | None = None,
-    tensor_types: Iterable[TensorRule | tuple[str, str | GGMLQuantizationType]] = (),
-    include_weights: Sequence[str] = (),
-    exclude_weights: Sequence[str] = (),
-    override_kv: Mapping[str, bool | int | float | str] | Iterable[Override] = (),
-    dry_run: bool = False,
+    file_type: str | int | FileType = "auto",
+    **options: Unpack[ConvertOptions],
 ) -> Result:
     """Convert a Hugging Face checkpoint to GGUF, quantized on the way if asked for.
 
@@ -81,27 +61,12 @@ def convert(
     dst : path-like or None
         The output; ``{ftype}`` in its name becomes the type. A folder, or None for the checkpoint's own one,
         gets a file named by the GGUF naming convention.
-    outtype : str, int or LlamaFileType
+    file_type : str, int or LlamaFileType
         ``"f32"``, ``"f16"``, ``"bf16"``, ``"q8_0"``; ``"auto"``, the 16-bit type of the weights; or any file
-        type that :func:`gguffast.quantize` knows.
-    model_name : str, optional
-        ``general.name``; otherwise the model card, the configuration or the folder's name says.
-    metadata : path-like, optional
-        JSON file with an object of ``general.*`` keys that count more than what is found.
-    vocab_only : bool
-        Write metadata and tokenizer alone.
-    pre : str, optional
-        Name of the pre-tokenizer, for one that is not recognised.
-    split_max_size : int or str
-        Most bytes of tensors in a file, as a number or like ``"4G"``; 0 is no limit.
-    split_max_tensors : int
-        Most tensors in a file; 0 is no limit.
-    threads, progress, force, dry_run
+        type that :func:`gguffast.quantize` knows. The recipe's options are for these others only.
+    {options}
+    progress
         As for :func:`gguffast.quantize`.
-    imatrix, leave_output_tensor, pure, output_tensor_type, token_embedding_type
-        As for :func:`gguffast.quantize`; only for types other than the first five.
-    tensor_types, include_weights, exclude_weights, override_kv
-        Likewise.
 
     Returns
     -------
@@ -119,74 +84,69 @@ def convert(
     FileError
         A file is missing, exists already, cannot be read or written, or the disk is full.
     """
-    started = time.perf_counter()
+    worker = Worker(options)
     folder = Path(os.path.abspath(src))
-    limits = (parse_size(split_max_size), split_max_tensors)
-    n_threads = thread_count(threads)
-    wanted = _parse_outtype(outtype)
-    settings = read_settings(
-        imatrix=imatrix,
-        allow_requantize=False,
-        leave_output_tensor=leave_output_tensor,
-        pure=pure,
-        output_tensor_type=output_tensor_type,
-        token_embedding_type=token_embedding_type,
-        tensor_types=tensor_types,
-        include_weights=include_weights,
-        exclude_weights=exclude_weights,
-        override_kv=override_kv,
-    )
-    _check_options(wanted, settings, limits, vocab_only)
-    model = _Model(folder, pre=pre, vocab_only=vocab_only)
+    wanted = _parse_type(file_type)
+    say = Options(options)
+    vocab_only = options.get("vocab_only", False)
+    override = options.get("metadata")
+    max_size, max_tensors = _limits(options)
+    if vocab_only and (max_size or max_tensors):
+        raise OptionError("`vocab_only` leaves nothing to split with `split_max_size` or `split_max_tensors`")
+    if not isinstance(wanted, FileType):
+        _check_no_recipe(options)
+    model = _Model(folder, pre=options.get("pre"), vocab_only=vocab_only)
+    worker.reads(model.paths)
     general = read_general(
-        folder, model.weights, model_name=model_name, override=None if metadata is None else Path(metadata)
+        folder,
+        model.weights,
+        model_name=options.get("model_name"),
+        override=None if override is None else Path(override),
     )
-    number, job = _make_job(model, general, wanted, settings)
+    number, job = _make_job(model, general, wanted, say)
     encoding = None if vocab_only else number.name.partition("_")[2]
-    path = _output_path(folder, dst, general, encoding)
-    shards = split(job.targets, *limits)
-    plans = plan_shards(job.kvs, shards, keep_dims=not isinstance(wanted, FileType))
-    outputs = shard_paths(path, len(plans))
-    if not dry_run:
-        inputs = [*model.paths, *([Path(imatrix)] if imatrix else [])]
-        for output in outputs:
-            check_output(output, inputs, force=force)
-        write_files(list(zip(outputs, plans, strict=True)), n_threads, progress)
-    return job.result(
-        src=Path(src),
-        outputs=tuple(outputs),
+    return worker.run(
+        job,
+        Path(src),
+        _output_path(folder, dst, general, encoding),
         file_type=encoding or "VOCAB",
-        dry_run=dry_run,
-        size_in=sum(part.stat().st_size for part in model.paths),
-        size_out=sum(plan.size for plan in plans),
-        threads=n_threads,
-        seconds=time.perf_counter() - started,
-        warnings=tuple(model.vocabulary.warnings),
+        inputs=[*_files_of(folder), *say.files, *([] if override is None else [Path(override)])],
+        max_size=max_size,
+        max_tensors=max_tensors,
+        warnings=model.vocabulary.warnings,
     )
 
 
-def _parse_outtype(outtype: str | int) -> LlamaFileType | FileType | None:
+def _parse_type(file_type: str | int | FileType) -> LlamaFileType | FileType | None:
     """Return a type with rules of its own, a file type of `quantize`, or None for ``auto``."""
-    if str(outtype).lower() == "auto":
+    if str(file_type).lower() == "auto":
         return None
-    file_type = parse_file_type(outtype)
-    return file_type if file_type.number not in _TENSOR_TYPES else LlamaFileType(file_type.number)
+    found = parse_file_type(file_type)
+    return found if found.number not in _TENSOR_TYPES else LlamaFileType(found.number)
 
 
-def _check_options(
-    wanted: LlamaFileType | FileType | None, settings: Settings, limits: tuple[int, int], vocab_only: bool
-) -> None:
-    if limits[1] < 0:
-        raise OptionError(f"--split-max-tensors must be 0 or more, found {limits[1]}")
-    if vocab_only and any(limits):
-        raise OptionError("--vocab-only and --split-max-* do not go together: there is nothing to split")
-    if not isinstance(wanted, FileType) and (
-        settings.matrix or settings.options != Options(tensor_types=[], overrides=[])
-    ):
-        raise OptionError(
-            "quantization options (--imatrix, --pure, --tensor-type, ...) need a quantized type, "
-            "for example --outtype q4_k_m"
-        )
+def _limits(options: ConvertOptions) -> tuple[int, int]:
+    max_tensors = options.get("split_max_tensors", 0)
+    if max_tensors < 0:
+        raise OptionError(f"`split_max_tensors` must be 0 or more, found {max_tensors}")
+    try:
+        return parse_size(options.get("split_max_size", 0)), max_tensors
+    except OptionError as error:
+        raise OptionError(f"`split_max_size`: {error}") from None
+
+
+def _check_no_recipe(options: ConvertOptions) -> None:
+    # A checkpoint's tensors are not quantized, whatever they were before: there is nothing to allow.
+    names = options_in(RecipeOptions).keys() - {"allow_requantize"}
+    given = [f"`{name}`" for name, value in options.items() if name in names and value]
+    if given:
+        raise OptionError(f"{' and '.join(given)} need a quantized `file_type`, for example q4_k_m")
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Give the files of a checkpoint that may be read: all but the GGUF files that were made of it."""
+    found = [*folder.iterdir(), *folder.glob("*/*.jinja")]
+    return [path for path in found if path.is_file() and path.suffix.lower() != ".gguf"]
 
 
 class _Model:
@@ -245,16 +205,16 @@ class _Model:
 
 
 def _make_job(
-    model: _Model, general: General, wanted: LlamaFileType | FileType | None, settings: Settings
+    model: _Model, general: General, wanted: LlamaFileType | FileType | None, options: Options
 ) -> tuple[LlamaFileType, Job]:
     """Decide what becomes of each tensor."""
     if isinstance(wanted, FileType):
         source = _AutoSource(model, model.kvs(general, model.auto))
-        return LlamaFileType(wanted.number), make_job(source, wanted, settings)
+        return LlamaFileType(wanted.number), quantization(source, wanted, options)
     file_type = model.auto if wanted is None else wanted
     tensors = [as_source(name, tensor) for name, tensor in model.tensors]
     choices = [_choose(tensor.name, tensor.ne, file_type) for tensor in tensors]
-    return file_type, Job(model.kvs(general, file_type), tensors, choices)
+    return file_type, Job(model.kvs(general, file_type), tensors, choices, keep_dims=True)
 
 
 def _choose(name: str, ne: tuple[int, ...], file_type: LlamaFileType) -> Choice:

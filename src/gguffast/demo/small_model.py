@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguffast.files import OutputFile
 from gguffast.gguf import GGUFValueType, kv
+from gguffast.output import Output
 from gguffast.plan import Target, make_plan
 from gguffast.types import GGMLQuantizationType
 
@@ -70,7 +70,7 @@ def write_small_model(path: Path) -> None:
         tensors += [_Random(f"blk.{i}.ffn_{part}.weight", _WIDTH, _FFN) for part in ("gate", "up")]
         tensors += [_Random(f"blk.{i}.ffn_down.weight", _FFN, _WIDTH)]
     plan = make_plan(kvs, [Target(tensor, tensor.type) for tensor in tensors])
-    with OutputFile(path, plan.size) as file:
+    with Output([(path, plan.size)], replace=True) as file:
         file.write(plan.header, 0)
         for planned in plan.tensors:
             source = planned.target.source

@@ -9,7 +9,7 @@ from gguffast.errors import DataError, OptionError
 from gguffast.filetypes import FileType
 from gguffast.recipe.mixtures import Mixture
 from gguffast.recipe.model import Model, Role, Weight, is_quantizable, order_key, role_of
-from gguffast.recipe.options import Options, parse_tensor_type
+from gguffast.recipe.options import Options
 from gguffast.types import GGMLQuantizationType
 
 T = GGMLQuantizationType
@@ -64,8 +64,7 @@ def choose_types(
     metadata: Mapping[str, Any],
     tensors: Sequence[Weight],
     file_type: FileType,
-    options: Options | None = None,
-    has_imatrix: bool = False,
+    options: Options,
 ) -> list[Choice]:
     """Choose the type of each tensor.
 
@@ -77,9 +76,8 @@ def choose_types(
         In any order: layers are counted in output order.
     file_type : FileType
         From `parse_file_type`.
-    options : Options, optional
-    has_imatrix : bool
-        Whether there are importances; some mixtures spend fewer bits then.
+    options : Options
+        With importances, some mixtures spend fewer bits.
 
     Returns
     -------
@@ -93,15 +91,10 @@ def choose_types(
     FormatError, DataError
         The metadata has no block count, or layer numbers disagree with it, and the mixture needs them.
     """
-    options = options or Options()
-    named = [rule.type for rule in options.tensor_types]
-    for wanted in (options.output_tensor_type, options.token_embedding_type, *named):
-        if wanted is not None:
-            parse_tensor_type(wanted)
     if file_type.type is None:
         return [Choice(type_) for _, _, type_ in tensors]
-    model = Model.from_metadata(metadata, options.overrides)
-    mixture = Mixture(model, file_type, options, has_imatrix, (name for name, _, _ in tensors))
+    model = Model.from_metadata(metadata, options.override_kv)
+    mixture = Mixture(model, file_type, options, (name for name, _, _ in tensors))
     chosen: dict[int, Choice] = {}
     for i in sorted(range(len(tensors)), key=lambda i: order_key(tensors[i][0])):
         name, ne, type_ = tensors[i]
@@ -116,14 +109,14 @@ def choose_types(
 def _choose(name: str, ne: Sequence[int], file_type: FileType, options: Options, mixture: Mixture) -> Choice:
     assert file_type.type is not None
     ncols = ne[0]
-    named = next((rule.type for rule in options.tensor_types if rule.pattern.search(name)), None)
+    named = next((rule.type for rule in options.tensor_type if rule.pattern.search(name)), None)
     role = role_of(name)
     if role is Role.TOKEN_EMBEDDING and options.token_embedding_type is not None:
-        # The per-layer table follows --token-embedding-type, but it is a large one: a rule may name it.
+        # The per-layer table follows `token_embedding_type`, but it is a large one: a rule may name it.
         if not (name == "per_layer_token_embd.weight" and named is not None):
-            return _forced(name, ncols, "--token-embedding-type", options.token_embedding_type, file_type)
+            return _forced(name, ncols, "`token_embedding_type`", options.token_embedding_type, file_type)
     elif role is Role.OUTPUT and options.output_tensor_type is not None:
-        return _forced(name, ncols, "--output-tensor-type", options.output_tensor_type, file_type)
+        return _forced(name, ncols, "`output_tensor_type`", options.output_tensor_type, file_type)
     if not file_type.type.info.quantized:
         return Choice(file_type.type)
     if named is not None:
@@ -136,7 +129,7 @@ def _choose(name: str, ne: Sequence[int], file_type: FileType, options: Options,
     if type_ is T.F16 and wanted.info.block_size > 32 and wanted not in _FALLBACK:
         raise OptionError(
             f"tensor {name}: rows of {ncols} are not whole blocks of {wanted.info.block_size}, which "
-            f"{wanted.name} needs, and nothing stands in for it; set a type with --tensor-type '{name}=q8_0'"
+            f"{wanted.name} needs, and nothing stands in for it; set one with `tensor_type` '{name}=q8_0'"
         )
     return Choice(type_, None if type_ is wanted else wanted, _needs_imatrix(name, type_, file_type))
 
@@ -160,9 +153,7 @@ def _needs_imatrix(name: str, type_: GGMLQuantizationType, file_type: FileType) 
     return needs and not special
 
 
-def check_choices(
-    tensors: Sequence[Weight], choices: Sequence[Choice], options: Options, has_imatrix: bool = False
-) -> None:
+def check_choices(tensors: Sequence[Weight], choices: Sequence[Choice], options: Options) -> None:
     """Raise what would stop the work before it starts.
 
     Raises
@@ -172,17 +163,17 @@ def check_choices(
         cannot be decoded, or it must not be quantized without an importance matrix and there is none.
     """
     for (name, _, type_), choice in zip(tensors, choices, strict=True):
-        if choice.needs_imatrix and not has_imatrix:
+        if choice.needs_imatrix and options.imatrix is None:
             raise DataError(
                 f"tensor {name}: {choice.type.name} in a file of this type needs an importance matrix; "
-                "give one with --imatrix or choose a larger file type"
+                "give one with `imatrix` or choose a larger file type"
             )
         if choice.type is type_:
             continue
         if type_.info.quantized and not options.allow_requantize:
             raise DataError(
                 f"tensor {name} is quantized already ({type_.name}) and would become {choice.type.name}; "
-                "start from an F16, BF16 or F32 file, or accept the loss with --allow-requantize"
+                "start from an F16, BF16 or F32 file, or accept the loss with `allow_requantize=True`"
             )
         if not type_.info.has_codec:
             raise DataError(

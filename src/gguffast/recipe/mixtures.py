@@ -208,16 +208,13 @@ _Q8_0_PARTS_OF = {"glm5-next": ("attn_q_a", "attn_q_b", "nextn.eh_proj")}
 class Mixture:
     """Gives each tensor its type; asked in output order, since it counts the layers as they come."""
 
-    def __init__(
-        self, model: Model, file_type: FileType, options: Options, has_imatrix: bool, names: Iterable[str]
-    ) -> None:
+    def __init__(self, model: Model, file_type: FileType, options: Options, names: Iterable[str]) -> None:
         assert file_type.type is not None
         self.model = model
         self.default = file_type.type
         self.file_type = file_type.name
         self.rules = _RULES.get(file_type.name, {})
         self.options = options
-        self.has_imatrix = has_imatrix
         self.seen: Counter[Role] = Counter()
         roles = Counter(map(role_of, names))
         self.n_attn_v = roles[Role.ATTN_V]
@@ -233,7 +230,7 @@ class Mixture:
             return self._output_type(ne[0]) if chosen is None else chosen
         if self.file_type == "MXFP4_MOE":
             return self._moe_type(role, ne)
-        place = Place(self.model, *self._layer(name, role), self.has_imatrix)
+        place = Place(self.model, *self._layer(name, role), self.options.imatrix is not None)
         self.seen[role] += 1
         type_ = self.default
         for use in self.rules.get(role, ()):

@@ -1,0 +1,26 @@
+"""The options of a conversion, beside those of every job."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from gguffast.job import JobOptions
+from gguffast.recipe.options import Option
+
+
+class ConvertOptions(JobOptions, total=False):
+    """What can be said about a conversion."""
+
+    model_name: Annotated[
+        str | None,
+        Option("name of the model in the metadata", "NAME"),
+    ]
+    metadata: Annotated[
+        str | os.PathLike[str] | None,
+        Option("JSON file of general.* keys that count more than what the checkpoint says", "FILE.json"),
+    ]
+    vocab_only: Annotated[bool, Option("write metadata and tokenizer alone")]
+    pre: Annotated[str | None, Option("name of the pre-tokenizer, if it is not recognised", "NAME")]
+    split_max_size: Annotated[int | str, Option("most bytes of tensors in a file, as in 4G", "N(M|G)")]
+    split_max_tensors: Annotated[int, Option("most tensors in a file", "N", int)]
