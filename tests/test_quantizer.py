@@ -37,7 +37,7 @@ OPTIONS = {
         "token_embedding_type": "q8_0",
     },
     "--tensor-type attn_v=q8_0 --tensor-type ffn_(up|gate)=q5_k --output-tensor-type q4_k": {
-        "tensor_types": [("attn_v", "q8_0"), ("ffn_(up|gate)", "q5_k")],
+        "tensor_type": [("attn_v", "q8_0"), ("ffn_(up|gate)", "q5_k")],
         "output_tensor_type": "q4_k",
     },
 }

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import gguffast.quants as quants
     from gguffast._core import set_target, target, targets
     from gguffast.conversion.converter import convert
+    from gguffast.conversion.options import ConvertOptions
+    from gguffast.engine import Progress
     from gguffast.errors import (
         DataError,
         FileError,
@@ -26,31 +28,49 @@ if TYPE_CHECKING:
         OptionError,
         ServerError,
     )
-    from gguffast.filetypes import LlamaFileType
-    from gguffast.gguf import GGUFFile
+    from gguffast.filetypes import FileType, LlamaFileType
+    from gguffast.gguf import KV, GGUFFile, GGUFValueType, Metadata, TensorInfo, Tensors
     from gguffast.hub import download, upload
     from gguffast.importer import Imported, Step, create, import_model
+    from gguffast.job import Fallback, JobOptions, Result, TypeShare
     from gguffast.ollama.register import Created
     from gguffast.quantizer import quantize
-    from gguffast.types import GGMLQuantizationType
+    from gguffast.recipe.options import Override, RecipeOptions, TensorRule
+    from gguffast.types import GGMLQuantizationType, TypeInfo
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "KV",
+    "ConvertOptions",
     "Created",
     "DataError",
+    "Fallback",
     "FileError",
+    "FileType",
     "FormatError",
     "GGMLQuantizationType",
     "GGUFFastError",
     "GGUFFile",
+    "GGUFValueType",
     "HubError",
     "Imported",
     "Interrupted",
+    "JobOptions",
     "LlamaFileType",
+    "Metadata",
     "OptionError",
+    "Override",
+    "Progress",
+    "RecipeOptions",
+    "Result",
     "ServerError",
     "Step",
+    "TensorInfo",
+    "TensorRule",
+    "Tensors",
+    "TypeInfo",
+    "TypeShare",
     "__version__",
     "convert",
     "create",
@@ -67,20 +87,36 @@ __all__ = [
 
 # Loaded when first asked for, so that `gguffast --help` does not wait for NumPy.
 _HOMES = {
+    "ConvertOptions": "conversion.options",
     "Created": "ollama.register",
     "DataError": "errors",
+    "Fallback": "job",
     "FileError": "errors",
+    "FileType": "filetypes",
     "FormatError": "errors",
     "GGMLQuantizationType": "types",
     "GGUFFastError": "errors",
     "GGUFFile": "gguf",
+    "GGUFValueType": "gguf",
     "HubError": "errors",
     "Imported": "importer",
     "Interrupted": "errors",
+    "JobOptions": "job",
+    "KV": "gguf",
     "LlamaFileType": "filetypes",
+    "Metadata": "gguf",
     "OptionError": "errors",
+    "Override": "recipe.options",
+    "Progress": "engine",
+    "RecipeOptions": "recipe.options",
+    "Result": "job",
     "ServerError": "errors",
     "Step": "importer",
+    "TensorInfo": "gguf",
+    "TensorRule": "recipe.options",
+    "Tensors": "gguf",
+    "TypeInfo": "types",
+    "TypeShare": "job",
     "convert": "conversion.converter",
     "create": "importer",
     "download": "hub",

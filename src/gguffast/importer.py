@@ -81,10 +81,10 @@ class Imported:
 
 
 def import_model(
-    source: str | os.PathLike[str],
+    src: str | os.PathLike[str],
     *,
     name: str,
-    quantization: str | int = "Q4_K_M",
+    file_type: str | int | FileType = "Q4_K_M",
     system: str | None = None,
     parameters: Mapping[str, object] | Iterable[tuple[str, object]] = (),
     template: str | None = None,
@@ -105,12 +105,12 @@ def import_model(
 
     Parameters
     ----------
-    source : str or path-like
+    src : str or path-like
         A Hub repo (``owner/name``, ``hf.co/owner/name``; ``owner/name:Q8_0`` picks one of its GGUF files),
         the folder of a checkpoint, or a GGUF file. What exists on this machine is no repo.
     name : str
         The model's name in Ollama.
-    quantization : str, int or LlamaFileType
+    file_type : str, int or LlamaFileType
         As for :func:`gguffast.quantize`. A GGUF file that has the type already is used as it is.
     system : str, optional
         System prompt.
@@ -158,20 +158,18 @@ def import_model(
     from gguffast.ollama.client import check_name
 
     check_name(name)
-    file_type = parse_file_type(quantization)
-    if file_type.copies:
-        raise OptionError(
-            f"{file_type.name} is no type to quantize to; choose another, such as Q4_K_M or F16"
-        )
-    found = parse_name(source)
+    wanted = parse_file_type(file_type)
+    if wanted.copies:
+        raise OptionError(f"{wanted.name} is no type to quantize to; choose another, such as Q4_K_M or F16")
+    found = parse_name(src)
     if private and upload is None:
         raise OptionError("private is for a repo to upload to; name one with --upload (upload=)")
     target = None if upload is None else hub.check_target(upload, token)
     settings = _settings(system, parameters, template)
     job = _Job(
         found,
-        file_type,
-        Work(found, file_type.name, keep),
+        wanted,
+        Work(found, wanted.name, keep),
         uploads=target is not None,
         token=token,
         allow_requantize=allow_requantize,
@@ -200,7 +198,7 @@ def create(
     client: Client,
     *,
     folder: str | os.PathLike[str] = ".",
-    quantize: str | int | None = None,
+    file_type: str | int | FileType | None = None,
     allow_requantize: bool = False,
     link: bool = True,
     progress: Callable[[Progress], object] | None = None,
@@ -220,8 +218,8 @@ def create(
         The server.
     folder : path-like
         Where relative paths begin.
-    quantize : str or int, optional
-        A file type, as for :func:`gguffast.quantize`.
+    file_type : str, int or LlamaFileType, optional
+        As for :func:`gguffast.quantize`.
     allow_requantize : bool
         Quantize what is quantized already. Quality suffers.
     link : bool
@@ -248,10 +246,10 @@ def create(
     from gguffast.ollama.register import check_server
 
     check_name(name)
-    file_type = None if quantize is None else parse_file_type(quantize)
+    wanted = None if file_type is None else parse_file_type(file_type)
     check_server(modelfile, client)
     with contextlib.ExitStack() as stack:
-        maker = _Maker(file_type, allow_requantize, client if link else None, stack, progress)
+        maker = _Maker(wanted, allow_requantize, client if link else None, stack, progress)
         made = ollama.Modelfile(
             dataclasses.replace(command, value=maker.resolve(Path(folder), command.value))
             if command.name == "from"
@@ -263,7 +261,7 @@ def create(
             made,
             client,
             folder=folder,
-            quantize=file_type and file_type.name,
+            file_type=wanted and wanted.name,
             link=link,
             progress=progress,
         )

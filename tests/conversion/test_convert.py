@@ -329,9 +329,9 @@ def test_the_command(unpacked: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
     assert main(["convert", source, *options]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["output"] == str(tmp_path / "g-q4_k_m.gguf")
+    assert said["dst"] == str(tmp_path / "g-q4_k_m.gguf")
     assert said["file_type"] == "Q4_K_M"
-    with GGUFFile(said["output"]) as file:
+    with GGUFFile(said["dst"]) as file:
         assert file.metadata["general.name"] == "G"
     assert main(["convert", source, *options]) == 1
     assert "already exists" in capsys.readouterr().err

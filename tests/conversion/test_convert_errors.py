@@ -334,7 +334,7 @@ def test_an_error_in_a_late_shard_leaves_no_shard(copy_of: Copy, tmp_path: Path)
 def test_a_failure_to_name_the_last_shard_leaves_no_shard(
     unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, names = os.replace, []
+    real, names = os.link, []
 
     def fail(source: str, target: str) -> None:
         names.append(target)
@@ -342,7 +342,7 @@ def test_a_failure_to_name_the_last_shard_leaves_no_shard(
             raise OSError(5, "Input/output error")
         real(source, target)
 
-    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(os, "link", fail)
     with pytest.raises(FileError, match="Input/output error"):
         convert(unpacked / "llama2", tmp_path / "x.gguf", split_max_tensors=5)
     assert list(tmp_path.iterdir()) == []

@@ -138,7 +138,7 @@ def test_quantizing_and_joining_leave_nothing_behind(client: Client, stub: Stub,
     gguffast.quantize(source, tmp_path / "expected.gguf", "Q3_K_M")
     size = (tmp_path / "expected.gguf").stat().st_size
     steps: list[Progress] = []
-    make(client, "FROM in.gguf", tmp_path, quantize="q3_k_m", progress=steps.append)
+    make(client, "FROM in.gguf", tmp_path, file_type="q3_k_m", progress=steps.append)
     assert list(stub.blobs.values()) == [size]
     assert {step.tensor.split(":")[0] for step in steps} == {
         "quantizing to Q3_K_M",
@@ -147,11 +147,11 @@ def test_quantizing_and_joining_leave_nothing_behind(client: Client, stub: Stub,
     }
     assert sorted(os.listdir(tmp_path)) == ["expected.gguf", "in.gguf"]
     # The type that it has already is no work at all.
-    make(client, "FROM expected.gguf", tmp_path, quantize="Q3_K_M")
+    make(client, "FROM expected.gguf", tmp_path, file_type="Q3_K_M")
     assert list(stub.blobs.values()) == [size]
     with pytest.raises(DataError, match="is quantized already"):
-        make(client, "FROM expected.gguf", tmp_path, quantize="Q2_K")
-    make(client, "FROM expected.gguf", tmp_path, quantize="Q2_K", allow_requantize=True)
+        make(client, "FROM expected.gguf", tmp_path, file_type="Q2_K")
+    make(client, "FROM expected.gguf", tmp_path, file_type="Q2_K", allow_requantize=True)
     assert len(stub.blobs) == 2
     assert sorted(os.listdir(tmp_path)) == ["expected.gguf", "in.gguf"]
 
@@ -162,7 +162,7 @@ def test_a_projector_is_not_quantized(client: Client, stub: Stub, tmp_path: Path
         kv("general.type", "mmproj", GGUFValueType.STRING),
     ]
     (tmp_path / "mmproj.gguf").write_bytes(serialize_header(pairs, []))
-    make(client, f"FROM {GGUF / 'llama-wide-f16.gguf'}\nFROM mmproj.gguf", tmp_path, quantize="Q8_0")
+    make(client, f"FROM {GGUF / 'llama-wide-f16.gguf'}\nFROM mmproj.gguf", tmp_path, file_type="Q8_0")
     assert (tmp_path / "mmproj.gguf").stat().st_size in stub.blobs.values()
     assert list(stub.created()["files"]) == ["0-llama-wide-f16.gguf", "1-mmproj.gguf"]
 
@@ -181,7 +181,7 @@ def test_shards_become_one_file(unpacked: Path, client: Client, stub: Stub, tmp_
 def test_a_checkpoint_folder_is_converted(unpacked: Path, client: Client, stub: Stub, tmp_path: Path) -> None:
     before = sorted(os.listdir(unpacked / "llama2"))
     gguffast.convert(unpacked / "llama2", tmp_path / "expected.gguf", "Q8_0", model_name=None)
-    make(client, f"FROM {unpacked / 'llama2'}", tmp_path, quantize="Q8_0")
+    make(client, f"FROM {unpacked / 'llama2'}", tmp_path, file_type="Q8_0")
     assert list(stub.blobs.values()) == [(tmp_path / "expected.gguf").stat().st_size]
     assert sorted(os.listdir(unpacked / "llama2")) == before
 
@@ -218,7 +218,7 @@ def test_a_repository_of_the_hub_is_downloaded(
 
 
 def test_a_model_of_the_server(client: Client, stub: Stub, tmp_path: Path) -> None:
-    make(client, "FROM llama3.2:1b\nSYSTEM x", tmp_path, quantize="q4_k_m")
+    make(client, "FROM llama3.2:1b\nSYSTEM x", tmp_path, file_type="q4_k_m")
     assert stub.created() == {
         "model": "m",
         "stream": True,
@@ -227,7 +227,7 @@ def test_a_model_of_the_server(client: Client, stub: Stub, tmp_path: Path) -> No
         "system": "x",
     }
     with pytest.raises(OptionError, match="the server, which quantizes its own only to F32"):
-        make(client, "FROM llama3.2:1b", tmp_path, quantize="Q6_K")
+        make(client, "FROM llama3.2:1b", tmp_path, file_type="Q6_K")
     with pytest.raises(OptionError, match="names both a model of the server, base, and"):
         make(client, f"FROM base\nFROM {gguf(tmp_path / 'a.gguf')}", tmp_path)
 
@@ -248,7 +248,7 @@ def test_a_server_too_old_for_a_command(command: str, client: Client, stub: Stub
 
 def test_without_a_server_nothing_is_done(tmp_path: Path) -> None:
     with Client("127.0.0.1:1") as client, pytest.raises(ServerError, match="no Ollama server answers"):
-        make(client, "FROM ./huge.gguf", tmp_path, quantize="Q4_K_M")
+        make(client, "FROM ./huge.gguf", tmp_path, file_type="Q4_K_M")
 
 
 class TestStore:
@@ -334,6 +334,6 @@ class TestStore:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            make(client, "FROM in.gguf", tmp_path, quantize="Q4_0", progress=interrupt)
+            make(client, "FROM in.gguf", tmp_path, file_type="Q4_0", progress=interrupt)
         assert sorted(os.listdir(blobs.parent)) == ["blobs"]
         assert not list(blobs.iterdir())

@@ -248,7 +248,7 @@ def test_from_python(stub, copy_of, tmp_path, monkeypatch):
     done = gguffast.import_model(
         copy_of("llama3"),
         name="tiny",
-        quantization=7,
+        file_type=7,
         parameters={"temperature": 0.5, "stop": ["A", "B"]},
         template="{{ .Prompt }}",
         host=stub.host,

@@ -29,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
     add = parser.add_argument
     add("name", metavar="NAME", help="the model's name: my-model or my-model:tag")
     add("-f", "--file", metavar="FILE", default="Modelfile", help="the Modelfile (default: ./Modelfile)")
-    add("-q", "--quantize", metavar="TYPE", help="quantize to this type, any of the list")
+    add("-q", "--quantize", dest="file_type", metavar="TYPE", help="quantize to this type, any of the list")
     add("--allow-requantize", action="store_true", help="also quantize what is quantized already")
     add(
         "--no-link",
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
                 modelfile,
                 client,
                 folder=path.parent,
-                quantize=args.quantize,
+                file_type=args.file_type,
                 allow_requantize=args.allow_requantize,
                 link=not args.no_link,
                 progress=progress,

@@ -34,7 +34,14 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="Hub repo (owner/name, owner/name:Q8_0), folder, or GGUF file")
     add("--as", dest="name", metavar="NAME", required=True, help="the model's name in Ollama")
-    add("-q", "--quantize", metavar="TYPE", default="Q4_K_M", help="a type of the list (default: Q4_K_M)")
+    add(
+        "-q",
+        "--quantize",
+        dest="file_type",
+        metavar="TYPE",
+        default="Q4_K_M",
+        help="a type of the list (default: Q4_K_M)",
+    )
     add("--system", metavar="TEXT", help="system prompt")
     add(
         "--param",
@@ -69,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             done = import_model(
                 args.source,
                 name=args.name,
-                quantization=args.quantize,
+                file_type=args.file_type,
                 system=args.system,
                 parameters=parameters,
                 template=template,
@@ -100,7 +107,7 @@ def _stopped(step: Step, error: GGUFFastError, again: str) -> str:
 
 def _command(args: argparse.Namespace) -> str:
     """Give the command line again, without the token, which may be seen by others on the screen."""
-    words = ["gguffast", "import", args.source, "--as", args.name, "-q", args.quantize]
+    words = ["gguffast", "import", args.source, "--as", args.name, "-q", args.file_type]
     for option in ("system", "template", "upload", "keep", "threads", "host"):
         value = getattr(args, option)
         if value is not None:

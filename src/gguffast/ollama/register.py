@@ -68,7 +68,7 @@ def create(
     client: Client,
     *,
     folder: str | os.PathLike[str] = ".",
-    quantize: str | None = None,
+    file_type: str | None = None,
     link: bool = True,
     progress: Show | None = None,
 ) -> Created:
@@ -87,7 +87,7 @@ def create(
         The server.
     folder : path-like
         Where relative paths begin.
-    quantize : str, optional
+    file_type : str, optional
         For a model of the server: the type that the server quantizes it to.
     link : bool
         Link files into the server's store instead of sending them, where that can be done.
@@ -109,7 +109,7 @@ def create(
     """
     with contextlib.ExitStack() as links:
         job = _Job(client, Path(folder), links, link, progress)
-        return job.run(check_name(name), modelfile, quantize)
+        return job.run(check_name(name), modelfile, file_type)
 
 
 def check_server(modelfile: Modelfile, client: Client) -> None:

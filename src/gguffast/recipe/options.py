@@ -78,10 +78,6 @@ class Option(NamedTuple):
     from_file: str = ""
 
 
-#: What a tensor type can be given as.
-AnyType = str | GGMLQuantizationType
-
-
 class RecipeOptions(TypedDict, total=False):
     """What decides the types of tensors, and the metadata."""
 
@@ -104,10 +100,12 @@ class RecipeOptions(TypedDict, total=False):
             "do not use the importance matrix for tensors whose name contains NAME", "NAME", repeatable=True
         ),
     ]
-    output_tensor_type: Annotated[AnyType | None, Option("type of output.weight", "T")]
-    token_embedding_type: Annotated[AnyType | None, Option("type of the token embeddings", "T")]
+    output_tensor_type: Annotated[str | GGMLQuantizationType | None, Option("type of output.weight", "T")]
+    token_embedding_type: Annotated[
+        str | GGMLQuantizationType | None, Option("type of the token embeddings", "T")
+    ]
     tensor_type: Annotated[
-        Iterable[TensorRule | tuple[str, AnyType] | os.PathLike[str]],
+        Iterable[TensorRule | tuple[str, str | GGMLQuantizationType] | os.PathLike[str]],
         Option(
             "type of the tensors in whose name the pattern is found; the first that fits wins",
             "REGEX=T",
@@ -170,7 +168,7 @@ class Options:
         )
 
     def _rules(
-        self, given: Iterable[TensorRule | tuple[str, AnyType] | os.PathLike[str]]
+        self, given: Iterable[TensorRule | tuple[str, str | GGMLQuantizationType] | os.PathLike[str]]
     ) -> list[TensorRule]:
         rules: list[TensorRule] = []
         for item in given:
@@ -232,7 +230,7 @@ def takes(kind: type) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     return decorate
 
 
-def _tensor_type(given: AnyType | None) -> GGMLQuantizationType | None:
+def _tensor_type(given: str | GGMLQuantizationType | None) -> GGMLQuantizationType | None:
     return None if given is None else parse_tensor_type(given)
 
 
