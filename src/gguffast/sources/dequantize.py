@@ -160,7 +160,7 @@ class _Scaled(LazyTensor):
         self._scale = to_f32(reshape(scale, scale.shape + padding or (1,)))
         self._blocks = blocks + padding
 
-    def read_into(self, first: int, into: memoryview) -> None:
+    def read(self, first: int, into: memoryview) -> None:
         out = as_array(into, DType.F32)
         for piece in row_pieces(first, out.size, self.n_columns, _CHUNK):
             weight = self._weight.elements(first + piece.place.start, piece.size)
