@@ -38,7 +38,8 @@ class Step:
     number, total : int
         Counted from 1.
     action : str
-        ``"download"``, ``"convert"``, ``"quantize"``, ``"register"`` or ``"upload"``.
+        ``"download"``, ``"convert"``, ``"quantize"``, ``"register"`` or ``"upload"``; before them, as number
+        0, ``"wait"``, if the same import is at work already.
     what : str
         The repo, folder or file that is worked on.
     done : bool
@@ -178,17 +179,17 @@ def import_model(
         progress=progress,
         quiet=quiet,
     )
-    with Client(host) as client:
+    url = None
+    with Client(host) as client, job.work.alone(job.wait):
         path, result = job.make()
         job.begin("register", name, made=path)
         created = _register(client, name, path, settings, progress)
-    url = None
-    if target is not None:
-        job.begin("upload", target, made=path)
-        url = hub.upload(
-            [path], target, create=True, private=private, token=token, base_model=found.repo, quiet=quiet
-        )
-    kept = job.work.finish(path)
+        if target is not None:
+            job.begin("upload", target, made=path)
+            url = hub.upload(
+                [path], target, create=True, private=private, token=token, base_model=found.repo, quiet=quiet
+            )
+        kept = job.work.finish(path)
     return Imported(name, kept, result, created, url)
 
 
@@ -383,6 +384,11 @@ class _Job:
         self._number += 1
         if self._on_step:
             self._on_step(Step(self._number, self._total, action, what, done, made))
+
+    def wait(self) -> None:
+        """Say that somebody else is at work."""
+        if self._on_step:
+            self._on_step(Step(0, self._total, "wait", self._source.label))
 
     def make(self) -> tuple[Path, Result | None]:
         """Give the GGUF file, and what was done for it if anything was."""

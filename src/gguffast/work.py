@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,53 @@ class Work:
             :16
         ]
         self._folder = cache_folder() / "imports" / key if keep is None else Path(os.path.abspath(keep))
-        self._note = self._folder / (f".gguffast-{key}.json")
+        self._note = self._folder / f".gguffast-{key}.json"
+        place = self._folder.parent if keep is None else self._folder
+        self._lock = place / f".gguffast-{key}.lock"
+
+    @contextlib.contextmanager
+    def alone(self, wait: Callable[[], object]) -> Iterator[None]:
+        """Let nobody else work in the folder until the ``with`` block ends.
+
+        Parameters
+        ----------
+        wait : callable
+            Called if somebody does, before they are waited for.
+
+        Raises
+        ------
+        FileError
+            The folder cannot be written.
+        """
+        try:
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            fd = self._take(wait)
+        except OSError as error:
+            raise FileError(f"cannot write into the folder {self._lock.parent}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self._lock.unlink()
+            os.close(fd)
+
+    def _take(self, wait: Callable[[], object]) -> int:
+        """Lock the lock file; the lock goes when the descriptor is closed, or the process ends in any way."""
+        while True:
+            fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    wait()
+                    fcntl.flock(fd, fcntl.LOCK_EX)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(fd), os.stat(self._lock)):
+                        return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # who held it has removed the file: take the next one
 
     def ready(self, token: str | None) -> Path | None:
         """Give the GGUF file of a former import, if its source is still the same."""

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,46 @@ def test_an_interruption(hub, run, hub_environment, environment, tiny):
             "gguffast: interrupted; continue with: gguffast import owner/Tiny-Chat --as tiny -q Q4_K_M\n"
         )
     assert run("import", "owner/Tiny-Chat", "--as", "tiny").returncode == 0
+
+
+def test_two_at_once(hub, hub_environment, environment, tiny, stub, tmp_path):
+    hub.hold_after["model.safetensors"] = 1000
+    command = [sys.executable, "-m", "gguffast", "import", "owner/Tiny-Chat", "--as"]
+    own = hub_environment | {k: str(v) for k, v in environment.items()}
+    with (
+        open(tmp_path / "said", "a") as said,
+        subprocess.Popen([*command, "one"], env=own, stderr=said, stdout=said) as first,
+        subprocess.Popen([*command, "two"], env=own, stderr=said, stdout=said) as second,
+    ):
+        words = "gguffast: the same import of owner/Tiny-Chat is at work; waiting until it is done\n"
+        while words not in (tmp_path / "said").read_text():
+            assert first.poll() is None or second.poll() is None
+            time.sleep(0.05)
+        hub.go_on.set()
+        assert (first.wait(60), second.wait(60)) == (0, 0)
+    made = [body["model"] for _, path, body in stub.requests if path == "/api/create"]
+    assert sorted(made) == ["one", "two"]
+    assert not list((tmp_path / "cache" / "imports").iterdir())
+
+
+def test_one_goes_on_where_another_was_killed(hub, run, hub_environment, environment, tiny, tmp_path):
+    hub.hold_after["model.safetensors"] = 1000
+    command = [sys.executable, "-m", "gguffast", "import", "owner/Tiny-Chat", "--as", "tiny"]
+    own = hub_environment | {k: str(v) for k, v in environment.items()}
+    with subprocess.Popen(command, env=own, stderr=subprocess.DEVNULL) as process:
+        assert hub.held.wait(30)
+        process.kill()
+    done = run("import", "owner/Tiny-Chat", "--as", "tiny")
+    assert done.returncode == 0, done
+    assert "waiting" not in done.stderr
+    assert not list((tmp_path / "cache" / "imports").iterdir())
+
+
+def test_no_password_in_what_to_do_next(run, copy_of):
+    done = run("import", copy_of("llama3"), "--as", "tiny", "--host", "http://me:SECRET@127.0.0.1:9")
+    assert done.returncode == 1
+    assert "SECRET" not in done.stderr
+    assert "--host http://USER:PASSWORD@127.0.0.1:9\n" in done.stderr
 
 
 def test_refused_before_anything_is_done(hub, run, tiny, tmp_path):

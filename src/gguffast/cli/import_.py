@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
                 quiet=args.quiet or not sys.stderr.isatty(),
             )
         except GGUFFastError as error:
-            if display.step is None or isinstance(error, OptionError):
+            if display.step is None or not display.step.number or isinstance(error, OptionError):
                 raise
             raise GGUFFastError(_stopped(display.step, error, again)) from error
     if not args.quiet:
@@ -106,10 +107,12 @@ def _stopped(step: Step, error: GGUFFastError, again: str) -> str:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """Give the command line again, without the token, which may be seen by others on the screen."""
+    """Give the command line again, without token and password, which others may see on the screen."""
     words = ["gguffast", "import", args.source, "--as", args.name, "-q", args.file_type]
     for option in ("system", "template", "upload", "keep", "threads", "host"):
         value = getattr(args, option)
+        if option == "host" and value:
+            value = re.sub(r"^(\w+://)?[^/]*@", r"\1USER:PASSWORD@", value)
         if value is not None:
             words += [f"--{option}", str(value)]
     for text in args.param:
@@ -152,6 +155,12 @@ class _Display:
         self._show = None
         self.step = step
         if self._quiet:
+            return
+        if step.action == "wait":
+            print(
+                f"gguffast: the same import of {one_line(step.what)} is at work; waiting until it is done",
+                file=sys.stderr,
+            )
             return
         done = " (done before)" if step.done else ""
         print(f"{step.number}/{step.total} {step.action:8} {one_line(step.what)}{done}", file=sys.stderr)
