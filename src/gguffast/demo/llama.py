@@ -45,7 +45,8 @@ def answer(model: Path, question: str, max_tokens: int = 48) -> str:
     """
     if importlib.util.find_spec("xllamacpp") is None:
         raise OptionError("xllamacpp is not installed; run: pip install 'gguffast[demo]'")
-    command = [sys.executable, "-c", _PROGRAM, json.dumps([str(model), question, max_tokens])]
+    # -P: nothing from the current folder, which may hold a json.py of whomever.
+    command = [sys.executable, "-P", "-c", _PROGRAM, json.dumps([str(model), question, max_tokens])]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

