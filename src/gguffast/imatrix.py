@@ -218,7 +218,8 @@ def _mean(
     exact += 0.5
     whole = np.floor(exact, out=exact).astype(np.float32)[:, None]
     table = sums.reshape(counts.size, -1)
-    return np.divide(table, whole, out=np.ones_like(table), where=whole > 0).ravel()
+    with np.errstate(all="ignore"):  # sums may be infinite; ImportanceMatrix.check() tells of it
+        return np.divide(table, whole, out=np.ones_like(table), where=whole > 0).ravel()
 
 
 class _Legacy:
