@@ -145,7 +145,7 @@ def test_weights_too_large_for_the_type():
     values = normal(12, 4, 256)
     values[1, 3] = 1e30
     tensors, size = planned(Target(Weights("big", values), T.Q8_0))
-    with pytest.raises(DataError, match=r"'big', row 1: .* too large .* Q8_0; .*--tensor-type 'big=bf16'"):
+    with pytest.raises(DataError, match=r"'big', row 1 .* too large .* Q8_0; .*`tensor_type` 'big=bf16'"):
         output(tensors, size, 1)
 
 

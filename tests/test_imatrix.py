@@ -230,7 +230,7 @@ def test_filters() -> None:
     assert list(matrix.filter(include=["attn", "_v"]).entries) == ["attn_v", "attn_k"]
     assert list(matrix.filter(exclude=["attn_v", "ffn"]).entries) == ["attn_k"]
     assert not matrix.filter(include=["nothing"])
-    with pytest.raises(OptionError, match="--include-weights and --exclude-weights cannot be used together"):
+    with pytest.raises(OptionError, match="`include_weights` and `exclude_weights` cannot be used together"):
         matrix.filter(["a"], ["b"])
 
 

@@ -217,7 +217,7 @@ def bad_row(status: int, name: str, type_: GGMLQuantizationType, row: int) -> Da
             f"{place}: NaN or infinity in the source; the model is damaged: convert or download it again"
         )
     if type_.info.quantized:
-        hint = f"keep this tensor in another type, for example with --tensor-type '{name}=bf16'"
+        hint = f"keep this tensor in another type, for example with `tensor_type` '{name}=bf16'"
     else:
         hint = "BF16 has their range: make such a file, and quantize that"
     return DataError(f"{place} holds weights {type_.misfit}; {hint}")

@@ -65,7 +65,7 @@ class ImportanceMatrix:
             Both are given.
         """
         if include and exclude:
-            raise OptionError("--include-weights and --exclude-weights cannot be used together")
+            raise OptionError("`include_weights` and `exclude_weights` cannot be used together")
         if not include and not exclude:
             return self
 
@@ -92,7 +92,7 @@ class ImportanceMatrix:
             if bad.size:
                 raise DataError(
                     f"{self.path}: importance {bad[0]} of {name} is {values[bad[0]]}; expected a finite "
-                    f"number from 0 up; make the importance matrix anew or say --exclude-weights {name}"
+                    f"number from 0 up; make the importance matrix anew or name {name} in `exclude_weights`"
                 )
         if self.entries and self.entries.keys().isdisjoint(names):
             raise DataError(

@@ -164,7 +164,7 @@ def import_model(
         raise OptionError(f"{wanted.name} is no type to quantize to; choose another, such as Q4_K_M or F16")
     found = parse_name(src)
     if private and upload is None:
-        raise OptionError("private is for a repo to upload to; name one with --upload (upload=)")
+        raise OptionError("private is for a repo to upload to; name one with `upload`")
     target = None if upload is None else hub.check_target(upload, token)
     settings = _settings(system, parameters, template)
     job = _Job(

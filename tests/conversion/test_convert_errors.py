@@ -299,7 +299,7 @@ def test_a_template_that_makes_no_sense(name: str, unpacked: Path, tmp_path: Pat
 
 
 def test_metadata_that_is_not_there(unpacked: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="--metadata"):
+    with pytest.raises(FileError, match="`metadata`"):
         convert(unpacked / "llama2", tmp_path / "x.gguf", metadata=tmp_path / "m.json")
     (tmp_path / "m.json").write_text("[]")
     with pytest.raises(FormatError, match=r"m\.json: expected a JSON object"):

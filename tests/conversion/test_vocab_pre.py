@@ -142,7 +142,7 @@ def test_an_unknown_pre_tokenizer_shows_itself_and_the_way_out(tmp_path: Path) -
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}/tokenizer.json: unknown pre-tokenizer")
     assert r"[xyz]+\n then \p{N}" in message
-    assert "--pre NAME" in message
+    assert "`pre`" in message
     assert "\n" not in message
 
 

@@ -246,11 +246,11 @@ def _sampling(values: Values, name: str, key: str) -> int | float | None:
 
 
 def _read_override(path: Path) -> dict[str, Any]:
-    """Read a file for --metadata: fields of `gguf.Metadata` by the names of their keys."""
+    """Read a file for `metadata`: fields of `gguf.Metadata` by the names of their keys."""
     import gguf
 
     if not path.is_file():
-        raise FileError(f"{path}: no such file; --metadata needs a JSON file of general.* keys")
+        raise FileError(f"{path}: no such file; `metadata` needs a JSON file of general.* keys")
     values = Values(read_json(path), path)
     found: dict[str, Any] = {}
     for field in gguf.Metadata.__dataclass_fields__:

@@ -100,7 +100,7 @@ class Explainer:
 
     def _no_repo(self) -> str:
         if self.creatable:
-            return f"there is no repo {self._repo} at {self._endpoint}; --create makes it"
+            return f"there is no repo {self._repo} at {self._endpoint}; `create=True` makes it"
         reason = "the token has no access" if self._token else f"needs a token; {self.token_help}"
         return f"there is no repo {self._repo} at {self._endpoint}, or it is private and {reason}"
 
@@ -139,7 +139,7 @@ class Explainer:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return (
                 f"{self._repo}: the disk is full ({where}); free some space and run the command again, it "
-                "continues, or choose another disk with --local-dir or HF_HOME"
+                "continues, or choose another disk with `local_dir` or HF_HOME"
             )
         return f"{self._repo}: {where}: {error.strerror}; check its permissions, or set HF_HOME"
 
@@ -148,7 +148,7 @@ class Explainer:
         """How to get a token."""
         return (
             f"make one at {self._endpoint}/settings/tokens and give it as HF_TOKEN, "
-            "with `hf auth login`, or as --token"
+            "with `hf auth login`, or as `token`"
         )
 
     def _hide(self, text: str) -> str:

@@ -143,7 +143,7 @@ def upload(
     repo = repo_id(repo)
     paths = _check_uploads(files)
     if private and not create:
-        raise OptionError("private is for a repo that is created; add --create (create=True)")
+        raise OptionError("private is for a repo that is created; add `create=True`")
     entries = [read_entry(path) for path in paths]
     with Repo(repo, revision, token, quiet) as hub:
         hub.need_token()

@@ -315,7 +315,7 @@ class Client:
         except (ConnectionError, http.ConnectError, http.ConnectTimeout) as error:
             raise ServerError(
                 f"no Ollama server answers at {self.url}; start one with `ollama serve`, "
-                "or say where it is with --host or OLLAMA_HOST"
+                "or say where it is with `host` or OLLAMA_HOST"
             ) from error
         except http.TimeoutException as error:
             raise ServerError(

@@ -173,7 +173,7 @@ def recognise(files: Files, vocab: Mapping[str, int]) -> str:
     raise files.damaged(
         "tokenizer.json",
         f"unknown pre-tokenizer '{short(' then '.join(found), 2000)}': name one that cuts text alike with "
-        "--pre NAME (llama-bpe, …)",
+        "`pre` (llama-bpe, …)",
     )
 
 
