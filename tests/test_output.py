@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import stat
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -208,3 +212,206 @@ def test_interrupted_while_it_is_created(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt), one(tmp_path / "out", 1):
         pass
     assert os.listdir(tmp_path) == []
+
+
+# --- several files ------------------------------------------------------------------------------------------
+
+
+def paths(folder, count=3):
+    return [folder / f"x-{i}" for i in range(count)]
+
+
+def write_all(folder, *, replace):
+    with Output([(path, 3) for path in paths(folder)], replace=replace) as output:
+        assert output.starts == [0, 3, 6]
+        output.write(b"new", 6)
+        output.write(b"new", 0)
+        output.write(b"new", 3)
+        output.commit()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_shards_appear_together(tmp_path, replace):
+    write_all(tmp_path, replace=replace)
+    assert contents(tmp_path) == {f"x-{i}": b"new" for i in range(3)}
+
+
+def fail_at(monkeypatch, function, n, error=None):
+    """Let the n-th call of a function of `os` that puts a file in place fail."""
+    real, calls = getattr(os, function), []
+
+    def failing(src, dst, **options):
+        if Path(dst).name.startswith("x-"):
+            calls.append(dst)
+            if len(calls) == n:
+                raise error or OSError(5, "Input/output error")
+        return real(src, dst, **options)
+
+    monkeypatch.setattr(module.os, function, failing)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("there", [(0, 1, 2), (1,), ()])
+def test_old_shards_stand_again_when_one_cannot_be_replaced(tmp_path, monkeypatch, n, links, there):
+    old = {f"x-{i}": b"old" for i in there}
+    for name, data in old.items():
+        (tmp_path / name).write_bytes(data)
+    if not links:
+        monkeypatch.setattr(module.os, "link", no_links)
+    fail_at(monkeypatch, "replace", n)
+    with pytest.raises(FileError, match=r"cannot write .*x-\d: Input/output error; nothing was written"):
+        write_all(tmp_path, replace=True)
+    assert contents(tmp_path) == old
+
+
+def no_links(src, dst):
+    raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_no_shard_is_left_when_one_cannot_be_named(tmp_path, monkeypatch, n):
+    fail_at(monkeypatch, "link", n)
+    with pytest.raises(FileError, match=r"nothing was written to .*x-0 \(and 2 more\)"):
+        write_all(tmp_path, replace=False)
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_shard_that_came_meanwhile_is_kept(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(module.os, "link", no_links)
+    with Output([(path, 3) for path in paths(tmp_path)], replace=False) as output:
+        (tmp_path / "x-1").write_bytes(b"other")
+        with pytest.raises(FileError, match="x-1 was made by another program meanwhile"):
+            output.commit()
+    assert contents(tmp_path) == {"x-1": b"other"}
+
+
+def test_what_cannot_be_undone_is_told(tmp_path, monkeypatch):
+    for path in paths(tmp_path):
+        path.write_bytes(b"old")
+    real, calls = os.replace, []
+
+    def broken(src, dst):
+        calls.append(dst)
+        if len(calls) > 1:
+            raise OSError(30, "Read-only file system")
+        real(src, dst)
+
+    monkeypatch.setattr(module.os, "replace", broken)
+    with pytest.raises(FileError) as caught:
+        write_all(tmp_path, replace=True)
+    [old] = [p for p in tmp_path.iterdir() if p.name.endswith(".old") and (p.stat().st_nlink == 1)]
+    assert old.read_bytes() == b"old"
+    assert f"this could not be undone: {tmp_path / 'x-0'} is new (the old one is {old})" in str(caught.value)
+    assert (tmp_path / "x-0").read_bytes() == b"new"
+    assert (tmp_path / "x-1").read_bytes() == (tmp_path / "x-2").read_bytes() == b"old"
+
+
+def test_space_is_counted_for_all_shards(tmp_path):
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    files = [(path, free // 2 + 1) for path in paths(tmp_path, 2)]
+    with pytest.raises(FileError, match="not enough disk space"), Output(files, replace=False):
+        pass
+    assert contents(tmp_path) == {}
+
+
+# --- what killed runs leave ---------------------------------------------------------------------------------
+
+
+def killed(folder, then=""):
+    """Begin to write in another process, and kill it."""
+    code = (
+        "import os, sys; from pathlib import Path; from gguffast.output import Output;"
+        "output = Output([(Path(sys.argv[1]), 10)], replace=False).__enter__(); print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(folder / "out")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    return process
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path):
+    process = killed(tmp_path)
+    write(tmp_path / "meanwhile", b"x")
+    assert len(os.listdir(tmp_path)) == 2  # somebody is at work on it
+    process.kill()
+    process.communicate()
+    assert len(os.listdir(tmp_path)) == 2
+    write(tmp_path / "then", b"x")
+    assert sorted(os.listdir(tmp_path)) == ["meanwhile", "then"]
+
+
+def test_leftovers_of_other_systems_are_kept_for_a_day(tmp_path):
+    path = tmp_path / ".gguffast-00000000-0123456789abcdef.tmp"
+    path.write_bytes(b"")
+    write(tmp_path / "a", b"x")
+    assert path.exists()
+    os.utime(path, (time.time() - 90_000,) * 2)
+    write(tmp_path / "b", b"x")
+    assert not path.exists()
+
+
+def test_what_only_looks_like_a_leftover_is_kept(tmp_path):
+    (tmp_path / "target").write_bytes(b"x")
+    os.utime(tmp_path / "target", (1, 1))
+    (tmp_path / ".gguffast-00000000-1.tmp").symlink_to("target")
+    os.mkfifo(tmp_path / ".gguffast-00000000-2.tmp")
+    os.utime(tmp_path / ".gguffast-00000000-2.tmp", (1, 1))
+    (tmp_path / ".gguffast-00000000-3.tmp").mkdir()
+    before = sorted(os.listdir(tmp_path))
+    write(tmp_path / "target", b"x")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_run_that_removes_leftovers_takes_no_fresh_file(tmp_path, monkeypatch):
+    # Between its creation and its lock, a new file looks like a leftover.
+    real, removed = module.fcntl.flock, []
+
+    def flock(fd, operation):
+        if not removed:
+            removed.append(fd)
+            monkeypatch.setattr(module.fcntl, "flock", real)
+            module.remove_leftovers(tmp_path)
+            assert os.listdir(tmp_path) == []
+        real(fd, operation)
+
+    monkeypatch.setattr(module.fcntl, "flock", flock)
+    write(tmp_path / "out", b"x")
+    assert contents(tmp_path) == {"out": b"x"}
+
+
+# --- interrupts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["before", "while", "after"])
+def test_an_interrupt_tells_what_stands_there(tmp_path, monkeypatch, when):
+    real = os.link
+
+    def link(src, dst):
+        real(src, dst)
+        if when == "while":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(module.os, "link", link)
+
+    def run():
+        with Output([(tmp_path / "out", 1)], replace=False) as output:
+            if when == "before":
+                signal.raise_signal(signal.SIGINT)
+            output.commit()
+            if when == "after":
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run()
+    complete = when != "before"
+    assert caught.value.__notes__ == [
+        f"{tmp_path / 'out'} is complete" if complete else f"nothing was written to {tmp_path / 'out'}"
+    ]
+    assert os.listdir(tmp_path) == (["out"] if complete else [])

@@ -263,8 +263,8 @@ class _Draft:
         """Undo :meth:`publish`, as far as it came; False if that fails."""
         try:
             if self._has_old:
-                os.replace(self._old, self._target)
-                # Where both were names of the same file still, nothing has happened.
+                if not (self._target.exists() and self._target.samefile(self._old)):
+                    os.replace(self._old, self._target)
                 self.forget_old()
             elif _is_at(self._fd, self._target):
                 os.unlink(self._target)
