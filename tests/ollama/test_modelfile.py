@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import string
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from gguffast.errors import FileError, FormatError, OptionError
 from gguffast.ollama import Command, Modelfile
+from support.bounded import run_bounded
 
 # What decides where a value ends, and everything else.
 TEXTS = st.text(st.one_of(st.sampled_from("\" \t\r\n#'a"), st.characters(codec="utf-8")))
@@ -39,7 +43,104 @@ def test_what_is_printed_reads_as_it_was(commands: list[Command]) -> None:
 
 
 def _has_a_line_that_ends_in_quotes(text: str) -> bool:
-    return any(line.rstrip().endswith('"') for line in text.splitlines())
+    return any(line.rstrip().endswith('"') for line in re.split("[\r\n]", text))
+
+
+def commands_of(text: str) -> list[tuple[str, str, str]] | None:
+    """The grammar stated a second time, a letter at a time and slowly: names, keys and values.
+
+    None if a quoted text is not closed. Which names and values exist is not the grammar's business.
+    """
+    found = []
+    state, words = "between", [""]
+    for letter in text + "\n":
+        ends = letter in "\r\n"
+        if state == "between" and letter == "#":
+            state = "comment"
+        elif state == "comment":
+            state = "between" if ends else "comment"
+        elif state == "between" and letter not in " \t\r\n":
+            state, words = "name", [letter]
+        elif ends and state == "value" and (text_of(words[-1]) is None):
+            words[-1] += letter
+        elif ends and state != "between":
+            name, key, value = [*words, "", ""][:3] if has_key(words) else [words[0], "", *words[1:], ""][:3]
+            found.append((name.lower(), key, text_of(value) or ""))
+            state = "between"
+        elif letter in " \t" and state == "name":
+            state = "key" if has_key(words) else "value"
+            words.append("")
+        elif letter in " \t" and state == "key":
+            if words[-1]:
+                state = "value"
+                words.append("")
+        elif state != "between":
+            words[-1] += letter
+    return found if state in ("between", "comment") else None
+
+
+def has_key(words: list[str]) -> bool:
+    return words[0].lower() in ("parameter", "message")
+
+
+def text_of(value: str) -> str | None:
+    value = value.strip(" \t\r\n")
+    quote = '"""' if value.startswith('"""') else '"' if value.startswith('"') else ""
+    if len(value) < 2 * len(quote) or not value.endswith(quote):
+        return None
+    return value[len(quote) : len(value) - len(quote)]
+
+
+def is_allowed(name: str, key: str, value: str) -> bool:
+    """Of what PIECES can make."""
+    if name in ("message", "parameter"):
+        return key == {"message": "user", "parameter": "stop"}[name]
+    return name in ("system", "license") or (name == "from" and value != "")
+
+
+PIECES = [
+    *("FROM", "from x\n", "System", "LICENSE", "message", "MESSAGE user", "parameter stop", "PARAMETER"),
+    *('"', '"""', "#", "a", "\v", "\u00a0", " ", "\t", "\r", "\n", "\r\n"),
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
+def test_the_grammar(text: str) -> None:
+    text = f"FROM x\n{text}"
+    expected = commands_of(text)
+    try:
+        found = [(c.name, c.key, c.value) for c in Modelfile.parse(text).commands]
+    except FormatError:
+        assert expected is None or not all(is_allowed(*command) for command in expected)
+    else:
+        assert found == expected
+
+
+# Each of these took minutes: what they are made of was read again for each of its lines.
+@pytest.mark.parametrize(
+    "text",
+    [
+        "LICENSE MIT\n" * 80_000,
+        "MESSAGE user hello\n" * 50_000,
+        "\n" * 1_000_000,
+        "#\n" * 500_000,
+        'SYSTEM """' + "\n" * 1_000_000 + '"""',
+        'SYSTEM "' + '"x' * 500_000,
+        'SYSTEM """' + '" \n' * 300_000,
+        "PARAMETER temperature " + "1" * 1_000_000 + "x",
+        "X" * 1_000_000,
+        "PARAMETER low_vram\n" * 50_000,
+    ],
+    ids=lambda text: repr(text[:20]),
+)
+def test_the_longest_modelfile_costs_little(text: str) -> None:
+    def read() -> None:
+        with contextlib.suppress(FormatError):
+            modelfile = Modelfile.parse(f"FROM x\n{text}")
+            assert Modelfile.parse(str(modelfile)) == modelfile
+            assert len(modelfile.warnings) <= 1
+
+    run_bounded(read, file_bytes=len(text))
 
 
 @given(st.text(st.sampled_from('FROMSYEPAT "\n\r\t#xé1')))
@@ -180,5 +281,26 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF\n\xff\xff")
     with pytest.raises(FormatError, match=r"model\.gguf:2: not UTF-8 text \(byte 5\)"):
         Modelfile.read(path)
-    with pytest.raises(FileError, match="cannot read the Modelfile"):
+    with pytest.raises(FileError, match="it is a folder"):
         Modelfile.read(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for name in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(FileError, match="it is not a regular file"):
+            Modelfile.read(name)
+
+
+def test_a_file_that_is_no_modelfile_by_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(FormatError, match="are more than a Modelfile can have"):
+        run_bounded(Modelfile.read, path, file_bytes=0)
+    with pytest.raises(FormatError, match="more than 1 MiB of text"):
+        Modelfile.parse("FROM x\n" * 200_000)
+
+
+def test_a_long_mistake_is_shown_in_part() -> None:
+    for text in ("X" * 9999, "FROM x\nPARAMETER seed " + "9" * 9999, f"FROM x\nMESSAGE {'u' * 9999} x"):
+        with pytest.raises(FormatError) as error:
+            Modelfile.parse(text)
+        assert len(str(error.value)) < 500

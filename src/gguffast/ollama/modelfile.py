@@ -6,22 +6,34 @@ import codecs
 import difflib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
-from gguffast.errors import FileError, FormatError, OptionError
+from gguffast.errors import FormatError, OptionError
+from gguffast.files import read_file
 
 ROLES = ("system", "user", "assistant")
 
 _SINGLE = ("template", "system", "adapter", "draft", "renderer", "parser", "requires")
 _COMMANDS = ("from", "license", *_SINGLE, "parameter", "message")
+_WITH_KEY = ("parameter", "message")
+_MAY_BE_EMPTY = ("system", "template", "license")
 
-# Ollama's parser knows no others: a form feed or a no-break space is part of the text.
-_SPACES = " \t"
-_NEWLINES = "\r\n"
-_WORD = re.compile(r"[^ \t\r\n]*")
+# Enough for every licence there is and a long conversation; a text that lies in wait costs little.
+_MOST_BYTES = 1 << 20
+# Of a mistake, what is shown of the text.
+_MOST_SHOWN = 60
+
+# Ollama's parser knows no other spaces: a form feed or a no-break space is part of the text.
+# Possessive repeats (*+) give nothing back, so that no text takes more than one pass.
+_SKIPPED = re.compile(r"[ \t\r\n]*+(?:#[^\r\n]*+[ \t\r\n]*+)*+")
+_WORD = re.compile(r"[^ \t\r\n]*+")
+_SPACES = re.compile(r"[ \t]*+")
+_LINE = re.compile(r"[^\r\n]*+")
+# A quoted text ends where its quotes end a line.
+_CLOSING = {quote: re.compile(rf"{quote}[ \t]*+(?=[\r\n]|\Z)") for quote in ('"""', '"')}
 
 Value = int | float | bool | str
 
@@ -42,7 +54,7 @@ def _integer(text: str) -> int:
 
 
 def _float(text: str) -> float:
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
+    if not re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
         raise ValueError(text)
     if abs(float(text)) > 3.4028235e38:  # the server holds it in 32 bits, and JSON knows no infinity
         raise ValueError(text)
@@ -129,8 +141,10 @@ class Modelfile:
         Raises
         ------
         FormatError
-            The first mistake, by line and column.
+            The first mistake, by line and column; or a text of more than 1 MiB.
         """
+        if len(text) > _MOST_BYTES:
+            raise FormatError(f"{name}: more than {_MOST_BYTES >> 20} MiB of text; this is no Modelfile")
         parser = _Parser(text, name)
         self = cls()
         self.commands = list(parser.commands())
@@ -145,14 +159,11 @@ class Modelfile:
         Raises
         ------
         FileError
-            It cannot be read.
+            It cannot be read, or is no regular file.
         FormatError
             It is not text, or see :meth:`parse`.
         """
-        try:
-            raw = Path(path).read_bytes()
-        except OSError as error:
-            raise FileError(f"cannot read the Modelfile {path}: {error.strerror}") from error
+        raw = read_file(path, "a Modelfile", _MOST_BYTES)
         utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         try:
             text = raw.decode("utf-16" if utf16 else "utf-8-sig")
@@ -208,10 +219,11 @@ class Modelfile:
     @property
     def warnings(self) -> list[str]:
         """What is allowed but has no effect."""
+        found = [c for c in self.commands if c.name == "parameter" and c.key in _DEPRECATED]
+        first = {command.key: command.line for command in reversed(found)}
         return [
-            f"{f'line {c.line}: ' if c.line else ''}the parameter {c.key} is deprecated and has no effect"
-            for c in self.commands
-            if c.name == "parameter" and c.key in _DEPRECATED
+            f"{f'line {line}: ' if line else ''}the parameter {key} is deprecated and has no effect"
+            for key, line in sorted(first.items(), key=lambda item: item[1])
         ]
 
     def get(self, name: str) -> str | None:
@@ -270,7 +282,7 @@ def parse_parameter(text: str) -> tuple[str, str]:
     """
     key, equals, value = text.partition("=")
     if not equals:
-        raise OptionError(f"parameter {text!r}: write KEY=VALUE, as in temperature=0.7")
+        raise OptionError(f"parameter {_shown(text)}: write KEY=VALUE, as in temperature=0.7")
     _check_own(Command("parameter", value, key))
     return key, value
 
@@ -282,75 +294,71 @@ class _Parser:
         self._at = 0
 
     def commands(self) -> Iterator[Command]:
-        while self._skip_to_command():
+        line, counted = 1, 0
+        while self._skip(_SKIPPED) < len(self._text):
             start = self._at
-            name = self._word().lower()
-            if name not in _COMMANDS:
-                raise self._error(start, _unknown("command", name.upper(), [c.upper() for c in _COMMANDS]))
-            key_at, key = self._key(name)
-            value_at, value = self._value(start)
-            command = Command(name, value, key, self._line(start))
-            problem = _problem(command)
-            if problem:
-                raise self._error(key_at if problem.at_key else value_at, problem.text)
-            yield command
+            line += _newlines(self._text, counted, start)
+            counted = start
+            yield self._command(start, line)
 
-    def _skip_to_command(self) -> bool:
-        text = self._text
-        while self._at < len(text):
-            if text[self._at] == "#":
-                while self._at < len(text) and text[self._at] not in _NEWLINES:
-                    self._at += 1
-            elif text[self._at] in _SPACES + _NEWLINES:
-                self._at += 1
-            else:
-                return True
-        return False
+    def _command(self, start: int, line: int) -> Command:
+        word = self._word()
+        name = word.lower()
+        if name not in _COMMANDS:
+            raise self._error(start, _unknown("command", word.upper(), [c.upper() for c in _COMMANDS]))
+        key_at, key = self._at, ""
+        if name in _WITH_KEY:
+            key_at = self._skip(_SPACES)
+            key = self._word()
+        value_at = self._skip(_SPACES)
+        found = _value(self._text, value_at)
+        if found is None:
+            quote = _quote_at(self._text, value_at)
+            message = f"the text of {word.upper()} begins with {quote}, but no line ends with {quote}"
+            raise self._error(value_at, message)
+        value, self._at = found
+        command = Command(sys.intern(name), value, sys.intern(key), line)
+        problem = _problem(command)
+        if problem:
+            raise self._error(key_at if problem.at_key else value_at, problem.text)
+        return command
 
-    def _word(self) -> str:
-        match = _WORD.match(self._text, self._at)
+    def _skip(self, pattern: re.Pattern[str]) -> int:
+        match = pattern.match(self._text, self._at)
         assert match
         self._at = match.end()
-        return match[0]
+        return self._at
 
-    def _skip_spaces(self) -> None:
-        while self._at < len(self._text) and self._text[self._at] in _SPACES:
-            self._at += 1
-
-    def _key(self, command: str) -> tuple[int, str]:
-        if command not in ("parameter", "message"):
-            return self._at, ""
-        self._skip_spaces()
+    def _word(self) -> str:
         start = self._at
-        return start, self._word()
-
-    def _value(self, start: int) -> tuple[int, str]:
-        text = self._text
-        end = self._at
-        self._skip_spaces()
-        begin = self._at
-        if begin == end and begin < len(text):  # not a space: the line ends with the word
-            return begin, ""
-        while True:
-            while self._at < len(text) and text[self._at] not in _NEWLINES:
-                self._at += 1
-            value = _unquote(text[begin : self._at].strip())
-            if value is not None:
-                return begin, value
-            if self._at == len(text):
-                quote = '"""' if text.startswith('"""', begin) else '"'
-                what = text[start:begin].split()[0].upper()
-                raise self._error(
-                    begin, f"the text of {what} begins with {quote}, but no line ends with {quote}"
-                )
-            self._at += 1
-
-    def _line(self, at: int) -> int:
-        return len(re.findall(r"\r\n|\r|\n", self._text[:at])) + 1
+        return self._text[start : self._skip(_WORD)]
 
     def _error(self, at: int, message: str) -> FormatError:
+        line = _newlines(self._text, 0, at) + 1
         column = at - max(self._text.rfind("\n", 0, at), self._text.rfind("\r", 0, at))
-        return FormatError(f"{self._name}:{self._line(at)}:{column}: {message}")
+        return FormatError(f"{self._name}:{line}:{column}: {message}")
+
+
+def _newlines(text: str, begin: int, end: int) -> int:
+    """Count line ends: a CR, a LF, or both as one."""
+    returns = text.count("\r", begin, end)
+    return text.count("\n", begin, end) + (returns and returns - text.count("\r\n", begin, end))
+
+
+def _quote_at(text: str, at: int) -> str:
+    return next((quote for quote in _CLOSING if text.startswith(quote, at)), "")
+
+
+def _value(text: str, begin: int) -> tuple[str, int] | None:
+    """Read the value that begins there: its text and where it ends; None if its quotes are not closed."""
+    quote = _quote_at(text, begin)
+    if not quote:
+        line = _LINE.match(text, begin)
+        assert line
+        return line[0].rstrip(" \t"), line.end()
+    begin += len(quote)
+    closing = _CLOSING[quote].search(text, begin)
+    return closing and (text[begin : closing.start()], closing.end())
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +373,7 @@ def _problem(command: Command) -> _Problem | None:
     if name == "message":
         if key not in ROLES:
             return _Problem(
-                f"the role of a MESSAGE is {', '.join(ROLES[:-1])} or {ROLES[-1]}, not {key!r}", True
+                f"the role of a MESSAGE is {', '.join(ROLES[:-1])} or {ROLES[-1]}, not {_shown(key)}", True
             )
     elif name == "parameter":
         if not key:
@@ -378,38 +386,32 @@ def _problem(command: Command) -> _Problem | None:
         try:
             convert(value)
         except ValueError:
-            return _Problem(f"parameter {key} is {kind}, not {value!r}")
-    elif not value and name not in ("system", "template", "license"):
+            return _Problem(f"parameter {key} is {kind}, not {_shown(value)}")
+    elif not value and name not in _MAY_BE_EMPTY:
         return _Problem(f"{name.upper()} needs a value")
     return None
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
+    near = difflib.get_close_matches(name[:_MOST_SHOWN], known, 1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-    return f"unknown {what} {name!r}; {hint}"
+    return f"unknown {what} {_shown(name)}; {hint}"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…")
 
 
 def _check_own(command: Command) -> None:
     """Check a command that was not parsed."""
     if command.name not in _COMMANDS:
         raise OptionError(_unknown("command", command.name, list(_COMMANDS)))
-    if command.key and command.name not in ("parameter", "message"):
-        raise OptionError(f"{command.name.upper()} has no key, but {command.key!r} was given")
+    if command.key and command.name not in _WITH_KEY:
+        raise OptionError(f"{command.name.upper()} has no key, but {_shown(command.key)} was given")
     problem = _problem(command)
     if problem:
         raise OptionError(problem.text)
     _quote(command.value)
-
-
-def _unquote(text: str) -> str | None:
-    """Take the quotes off a value; None if it goes on in the next line."""
-    for quote in ('"""', '"'):
-        if text.startswith(quote):
-            if len(text) >= 2 * len(quote) and text.endswith(quote):
-                return text[len(quote) : -len(quote)]
-            return None
-    return text
 
 
 def _quote(text: str) -> str:
@@ -419,16 +421,10 @@ def _quote(text: str) -> str:
     texts of several lines cannot be written at all.
     """
     for quoted in (text, f'"{text}"', f'"""{text}"""'):
-        if quoted and _reads_back(quoted, text):
+        if quoted and _value(quoted, len(quoted) - len(quoted.lstrip(" \t"))) == (text, len(quoted)):
             return quoted
-    line = next(line for line in text.splitlines() if line.rstrip().endswith('"'))
+    line = next(line for line in re.split(r"[\r\n]", text) if line.rstrip(" \t").endswith('"'))
     raise OptionError(
-        f"a Modelfile cannot hold a text of several lines in which one ends in quotation marks: {line!r}"
+        "a Modelfile cannot hold a text of several lines in which one ends in quotation marks: "
+        f"{_shown(line)}"
     )
-
-
-def _reads_back(quoted: str, text: str) -> bool:
-    if _unquote(quoted.strip()) != text:
-        return False
-    ends = (i for i, c in enumerate(quoted) if c in _NEWLINES)
-    return all(_unquote(quoted[:i].strip()) is None for i in ends)
