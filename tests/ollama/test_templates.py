@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gguffast.ollama.templates import recognise
+from support.bounded import run_bounded
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
@@ -74,3 +75,11 @@ def test_mistrals_spaces_are_the_models_own() -> None:
     assert "[INST]{{" in new.text
     assert "}}[/INST]" in new.text
     assert "}}{{ .Content }}</s>" in new.text
+
+
+@pytest.mark.parametrize(
+    "piece", ["<|im_start|>", "<|user|>", "<|end|>", "<start_of_turn>", "[INST]", "<<SYS>>"]
+)
+def test_a_long_template_is_read_once(piece: str) -> None:
+    text = piece * (1_000_000 // len(piece))
+    run_bounded(recognise, text, file_bytes=len(text))

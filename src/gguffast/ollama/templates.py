@@ -28,6 +28,14 @@ class Template:
     stop: tuple[str, ...]
 
 
+def _then(first: str, second: str) -> str:
+    """Give a pattern for one text somewhere before another, which reads a template once.
+
+    ``first.*second`` would look for the second anew from every place that holds the first.
+    """
+    return rf"\A(?s:(?>.*?{first}).*{second})"
+
+
 _EACH = "{{ range .Messages }}%s{{ end }}%s"
 # For models that know no system prompt, which then stands before the first question.
 _TURNS = (
@@ -49,14 +57,14 @@ _FAMILIES = (
     ),
     (
         "chatml",
-        r"(?s)<\|im_start\|>.*<\|im_end\|>",
+        _then(r"<\|im_start\|>", r"<\|im_end\|>"),
         None,
         _EACH % ("<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n", "<|im_start|>assistant\n"),
         ("<|im_start|>", "<|im_end|>"),
     ),
     (
         "llama3",
-        r"(?s)<\|start_header_id\|>.*<\|eot_id\|>",
+        _then(r"<\|start_header_id\|>", r"<\|eot_id\|>"),
         None,
         _EACH
         % (
@@ -67,7 +75,7 @@ _FAMILIES = (
     ),
     (
         "llama4",
-        r"(?s)<\|header_start\|>.*<\|eot\|>",
+        _then(r"<\|header_start\|>", r"<\|eot\|>"),
         None,
         _EACH
         % (
@@ -78,7 +86,7 @@ _FAMILIES = (
     ),
     (
         "gemma",
-        r"(?s)<start_of_turn>.*<end_of_turn>",
+        _then(r"<start_of_turn>", r"<end_of_turn>"),
         None,
         _TURNS
         % (
@@ -92,7 +100,7 @@ _FAMILIES = (
     ),
     (
         "granite",
-        r"(?s)<\|start_of_role\|>.*<\|end_of_role\|>",
+        _then(r"<\|start_of_role\|>", r"<\|end_of_role\|>"),
         None,
         _EACH
         % (
@@ -103,7 +111,7 @@ _FAMILIES = (
     ),
     (
         "phi3",
-        r"(?s)<\|(?:user|assistant)\|>.*<\|end\|>|<\|end\|>.*<\|assistant\|>",
+        _then(r"<\|(?:user|assistant)\|>", r"<\|end\|>") + "|" + _then(r"<\|end\|>", r"<\|assistant\|>"),
         r"<\|channel\|>|<\|start\|>",  # gpt-oss
         _EACH % ("<|{{ .Role }}|>\n{{ .Content }}<|end|>\n", "<|assistant|>\n"),
         ("<|end|>", "<|user|>", "<|assistant|>"),
@@ -128,7 +136,7 @@ _FAMILIES = (
     ),
     (
         "llama2",
-        r"(?s)\[INST\].*<<SYS>>|<<SYS>>.*\[INST\]",
+        _then(r"\[INST\]", "<<SYS>>") + "|" + _then("<<SYS>>", r"\[INST\]"),
         None,
         _TURNS
         % ("[INST] ", "<<SYS>>\n{{ $system }}\n<</SYS>>\n\n", " [/INST]", " {{ .Content }} </s><s>", ""),
@@ -143,7 +151,7 @@ _FAMILIES = (
     ),
     (
         "mistral-v7",
-        r"(?s)\[SYSTEM_PROMPT\].*\[INST\]|\[INST\].*\[SYSTEM_PROMPT\]",
+        _then(r"\[SYSTEM_PROMPT\]", r"\[INST\]") + "|" + _then(r"\[INST\]", r"\[SYSTEM_PROMPT\]"),
         None,
         '{{ range .Messages }}{{ if eq .Role "system" }}[SYSTEM_PROMPT]{{ .Content }}[/SYSTEM_PROMPT]'
         '{{ else if eq .Role "user" }}[INST]{{ .Content }}[/INST]'
@@ -152,7 +160,7 @@ _FAMILIES = (
     ),
     (
         "deepseek",
-        "(?s)<｜User｜>.*<｜Assistant｜>",  # noqa: RUF001
+        _then("<｜User｜>", "<｜Assistant｜>"),  # noqa: RUF001
         None,
         '{{ range .Messages }}{{ if eq .Role "system" }}{{ .Content }}'
         '{{ else if eq .Role "user" }}<｜User｜>{{ .Content }}'  # noqa: RUF001
