@@ -266,7 +266,7 @@ def create(
             link=link,
             progress=progress,
         )
-    return dataclasses.replace(created, warnings=(*maker.warnings, *modelfile.warnings, *created.warnings))
+    return dataclasses.replace(created, warnings=(*maker.warnings, *created.warnings))
 
 
 class _Maker:

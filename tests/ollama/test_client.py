@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def test_what_is_no_model_name(name: str) -> None:
 def test_a_password_is_not_shown() -> None:
     with Client("http://user:secret@127.0.0.1:1") as client, pytest.raises(ServerError) as error:
         _ = client.version
-    assert "http://127.0.0.1:1;" in str(error.value)
+    assert "http://127.0.0.1:1 " in str(error.value)
     assert "secret" not in str(error.value)
 
 
@@ -78,19 +77,15 @@ def test_the_path_of_a_host_comes_first(stub: Stub) -> None:
         assert not client.has_blob("sha256:" + "0" * 64)
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ollama", None)
-    with pytest.raises(OptionError, match=r"pip install 'gguffast\[ollama\]'"):
-        Client()
-
-
 def test_no_server() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{closed.getsockname()[1]}"
         with Client(host) as client, pytest.raises(ServerError) as error:
             client.list()
-    assert f"no Ollama server answers at http://{host}; start one with `ollama serve`" in str(error.value)
+    assert str(error.value).startswith(
+        f"no Ollama server answers at http://{host} (Connection refused); start"
+    )
 
 
 def test_a_server_that_does_not_answer() -> None:
@@ -210,11 +205,14 @@ def _lines(*parts: dict[str, Any]) -> bytes:
 
 def test_an_answer_comes_in_pieces_and_may_end_in_an_error(stub: Stub) -> None:
     pieces = [{"message": {"role": "assistant", "content": text}, "done": False} for text in ("Hel", "lo")]
-    stub.answers["/api/chat"] = (200, _lines(*pieces))
+    stub.answers["/api/chat"] = (200, _lines(*pieces, {"done": True}))
     with Client(stub.host) as client:
         assert list(client.chat("m", [{"role": "user", "content": "Hi"}])) == ["Hel", "lo"]
         stub.answers["/api/chat"] = (200, _lines(*pieces, {"error": "model runner has stopped"}))
         with pytest.raises(ServerError, match="model runner has stopped"):
+            list(client.chat("m", []))
+        stub.answers["/api/chat"] = (200, _lines(*pieces))
+        with pytest.raises(ServerError, match="stopped half-way"):
             list(client.chat("m", []))
         stub.answers["/api/chat"] = (404, b'{"error":"model \\"m\\" not found, try pulling it first"}')
         with pytest.raises(ServerError, match="the server has no such model; `gguffast list`"):

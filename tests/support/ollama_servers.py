@@ -1,10 +1,11 @@
-"""A real Ollama server, and a stub that answers as versions do which cannot be built here."""
+"""Real Ollama servers, and a stub that answers as versions do which cannot be built here."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,12 +23,14 @@ import pytest
 
 import gguffast
 from gguffast.demo.real_checkpoint import write_checkpoint
+from gguffast.files import cache_folder
 
 
 class Server:
     """An Ollama server on a free port with a store of its own."""
 
     def __init__(self, program: Path, folder: Path) -> None:
+        self.version = program.parents[1].name.removeprefix("ollama-")
         self.models = folder / "models"
         self._program = program
         self._folder = folder
@@ -37,29 +40,63 @@ class Server:
             self.host = f"127.0.0.1:{probe.getsockname()[1]}"
 
     @property
+    def is_new(self) -> bool:
+        """Whether it is one of those that call llama.cpp's programs."""
+        return tuple(map(int, self.version.split("."))) >= (0, 30)
+
+    @property
     def environment(self) -> dict[str, str]:
         # Proxies must not be asked for the loopback; HOME keeps the server's key out of the user's.
         keep = {k: v for k, v in os.environ.items() if not k.startswith("OLLAMA_")}
         own = {"OLLAMA_HOST": self.host, "OLLAMA_MODELS": str(self.models), "HOME": str(self._folder)}
-        return {**keep, **own, "NO_COLOR": "1"}
+        # What the newer would look up elsewhere, and a context that needs little memory.
+        return {**keep, **own, "OLLAMA_NO_CLOUD": "1", "OLLAMA_CONTEXT_LENGTH": "2048", "NO_COLOR": "1"}
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "log").read_text()
 
     def start(self) -> None:
         with open(self._folder / "log", "ab") as log:
-            command = [self._program, "serve"]
-            self._process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+            # In a session of its own: the programs that it starts can be ended with it.
+            self._process = subprocess.Popen(
+                [self._program, "serve"],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         for _ in range(300):
             try:
                 urllib.request.urlopen(f"http://{self.host}/api/version").close()
                 return
             except urllib.error.URLError:
                 time.sleep(0.1)
-        pytest.fail(f"the Ollama server did not start: {(self._folder / 'log').read_text()}")
+        pytest.fail(f"the Ollama server did not start: {self.log}")
+
+    def processes(self) -> dict[int, str]:
+        """The server and all that it has started, by number: their command lines."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                # Behind the program's name, which may hold anything.
+                state, _, _, session, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+                if self._process and int(session) == self._process.pid and state != "Z":
+                    found[int(folder.name)] = (folder / "cmdline").read_text()
+        return found
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        if self._process:
-            self._process.send_signal(number)
-            self._process.wait()
-            self._process = None
+        """End the server, and then what it leaves running."""
+        if not self._process:
+            return
+        self._process.send_signal(number)
+        self._process.wait()
+        while left := self.processes():
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.05)
+        self._process = None
 
     def gguffast(self, *args: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "gguffast", *map(str, args)]
@@ -73,31 +110,43 @@ class Server:
         return sorted(folder.iterdir()) if folder.exists() else []
 
 
-def _program() -> Path | None:
-    go = shutil.which("go")
-    path = go and subprocess.run([go, "env", "GOPATH"], capture_output=True, text=True, check=True).stdout
-    places = [
-        os.environ.get("GGUFFAST_OLLAMA"),
-        shutil.which("ollama"),
-        path and f"{path.strip()}/bin/ollama",
-    ]
-    return next((Path(place) for place in places if place and os.access(place, os.X_OK)), None)
+# The last that builds and runs by itself, and one that calls llama.cpp's programs.
+VERSIONS = ("0.11.4", "0.33.0")
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    program = _program()
-    if program is None:
-        message = "no Ollama: scripts/install-ollama.sh builds one, or GGUFFAST_OLLAMA says where it is"
+def installed(version: str) -> Path:
+    """Where scripts/install-ollama.sh puts a server."""
+    program = cache_folder() / f"ollama-{version}" / "bin" / "ollama"
+    if not program.exists():
+        message = f"no Ollama {version} in {cache_folder()}: scripts/install-ollama.sh builds it"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    server = Server(program, tmp_path_factory.mktemp("ollama"))
+    return program
+
+
+@contextlib.contextmanager
+def running(program: Path, folder: Path) -> Iterator[Server]:
+    server = Server(program, folder)
     try:
         server.start()
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Each of the real servers."""
+    with running(installed(request.param), tmp_path_factory.mktemp("ollama")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The one that calls llama.cpp's programs."""
+    with running(installed(VERSIONS[-1]), tmp_path_factory.mktemp("ollama")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +175,9 @@ class Stub:
         self.blob_status = 201
         self.blobs: dict[str, int] = {}
         self.requests: list[tuple[str, str, Any]] = []
+        self.headers: dict[str, str] = {}
         self.answers: dict[str, tuple[int, bytes]] = {}
+        self.endless: dict[str, bytes] = {}
         self.on_create: Callable[[], object] = lambda: None
         stub = self
 
@@ -143,10 +194,23 @@ class Stub:
 
             def _handle(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                stub.headers = dict(self.headers)
                 path = self.path.removeprefix("/prefix")
                 is_json = not path.startswith("/api/blobs") and body
                 stub.requests.append((self.command, path, json.loads(body) if is_json else len(body)))
-                self._answer(*stub.answer(self.command, path, body))
+                if path in stub.endless:
+                    self._go_on_for_ever(stub.endless[path])
+                else:
+                    self._answer(*stub.answer(self.command, path, body))
+
+            def _go_on_for_ever(self, line: bytes) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.close_connection = True
+                with contextlib.suppress(OSError):
+                    while True:
+                        self.wfile.write(line)
+                        time.sleep(0.01)
 
             def _answer(self, status: int, body: bytes) -> None:
                 self.send_response(status)
@@ -197,3 +261,30 @@ def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stub]:
     stub = Stub()
     yield stub
     stub.close()
+
+
+@contextlib.contextmanager
+def serving(*pieces: bytes, forever: bytes = b"", pause: float = 0) -> Iterator[str]:
+    """A server that sends the same to everybody, byte by byte if there shall be pauses."""
+
+    def answer(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            connection.recv(1 << 16)
+            for piece in itertools.chain(pieces, itertools.repeat(forever) if forever else ()):
+                for byte in [piece] if not pause else [bytes([b]) for b in piece]:
+                    connection.sendall(byte)
+                    time.sleep(pause)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1 << 16):
+                pass
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)

@@ -26,12 +26,11 @@ def run(args: argparse.Namespace) -> int:
     from gguffast.ollama import Client
 
     with Client(args.host) as client:
-        models = client.list().models
+        models = client.list()
     rows = [("name", "size", "type", "modified")]
     for model in models:
-        type_ = (model.details and model.details.quantization_level) or "-"
-        modified = model.modified_at.strftime("%Y-%m-%d %H:%M") if model.modified_at else "-"
-        rows.append((model.model or "-", format_bytes(model.size or 0), type_, modified))
+        modified = f"{model.modified:%Y-%m-%d %H:%M}" if model.modified else "-"
+        rows.append((model.name or "-", format_bytes(model.size), model.type or "-", modified))
     width = [max(len(row[i]) for row in rows) for i in range(3)]
     for name, size, type_, modified in rows:
         print(one_line(f"{name:{width[0]}}  {size:>{width[1]}}  {type_:{width[2]}}  {modified}"))

@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING
 
 from gguffast.cli.options import add_host
-from gguffast.errors import FormatError
 
 if TYPE_CHECKING:
     from gguffast.cli import CommandParser
@@ -32,37 +31,24 @@ def run(args: argparse.Namespace) -> int:
     with Client(args.host) as client:
         model = client.show(args.name)
     if args.json:
-        print(json.dumps(model.model_dump(mode="json", by_alias=True)))
+        print(json.dumps(model.answer))
     elif args.modelfile:
-        print(_printable(model.modelfile or ""))
+        print(_printable(model.modelfile))
     else:
-        details = model.details
         _section("model", args.name)
-        if details:
-            _section("family", details.family)
-            _section("weights", details.parameter_size)
-            _section("type", details.quantization_level)
-        for key, value in (model.modelinfo or {}).items():
-            if key.endswith(".context_length"):
-                _section("context", f"{value} tokens")
-        _section("can", ", ".join(model.capabilities or []))
+        _section("family", model.family)
+        _section("weights", model.weights)
+        _section("type", model.type)
+        _section("context", f"{model.context} tokens" if model.context else "")
+        _section("can", ", ".join(model.capabilities))
         _section("parameters", model.parameters)
         _section("template", model.template)
-        _section("system", _system(model.modelfile))
-        _section("license", (model.license or "").strip().partition("\n")[0])
+        _section("system", model.system)
+        _section("license", model.license.strip().partition("\n")[0])
     return 0
 
 
-def _system(modelfile: str | None) -> str | None:
-    from gguffast.ollama import Modelfile
-
-    try:  # the official client leaves this part of the answer out
-        return Modelfile.parse(modelfile or "").get("system")
-    except FormatError:  # the server prints some texts so that they cannot be read back
-        return None
-
-
-def _section(name: str, text: str | None) -> None:
+def _section(name: str, text: str) -> None:
     if text:
         lines = _printable(text).splitlines() or [""]
         print(f"{name:12}{lines[0]}", *(f"{'':12}{line}" for line in lines[1:]), sep="\n")

@@ -301,10 +301,9 @@ class _Job:
         fields["parameters"] = parameters
         return found.family
 
-    def _show_status(self, line: Mapping[str, Any]) -> None:
-        total = line.get("total")
+    def _show_status(self, status: str, done: int, total: int) -> None:
         if self._progress and total:
-            self._progress(Progress(line.get("completed", 0), total, line.get("status", "")))
+            self._progress(Progress(done, total, status))
 
     def _counter(self, doing: str) -> Callable[[int, int], None]:
         def show(done: int, total: int) -> None:

@@ -82,7 +82,7 @@ class LazyTensor(ABC):
     shape : tuple of int
         Lengths in NumPy order: the last axis is the contiguous one.
     dtype : DType
-        Number format of the bytes that `read` gives.
+        Number format of the bytes that `read_into` gives.
     """
 
     # A checkpoint has a hundred thousand of them.
@@ -117,7 +117,7 @@ class LazyTensor(ABC):
         return f"<{type(self).__name__} {self.name} {list(self.shape)} {self.dtype.name}>"
 
     @abstractmethod
-    def read(self, first: int, into: memoryview) -> None:
+    def read_into(self, first: int, into: memoryview) -> None:
         """Fill ``into`` with elements from number ``first`` on, row-major, little-endian.
 
         Not rows: a row may be longer than anybody's buffer. Threads may call this at the same time.
@@ -133,7 +133,7 @@ class LazyTensor(ABC):
     def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
         """Fill the start of ``into`` with rows ``first`` to ``first + count - 1``, and return it."""
         rows = into[: count * self.row_bytes]
-        self.read(first * self.n_columns, rows)
+        self.read_into(first * self.n_columns, rows)
         return rows
 
     def numpy(self) -> NDArray[Any]:
@@ -148,7 +148,7 @@ class LazyTensor(ABC):
         """Elements ``first`` to ``first + count - 1`` of the flattened tensor, as ``dtype.storage``."""
         array = np.empty(count, self.dtype.storage)
         if count:
-            self.read(first, as_bytes(array))
+            self.read_into(first, as_bytes(array))
         return array
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
@@ -309,8 +309,8 @@ class StoredTensor(LazyTensor):
         self.file = file
         self.offset = offset
 
-    def read(self, first: int, into: memoryview) -> None:
-        """See `LazyTensor.read`."""
+    def read_into(self, first: int, into: memoryview) -> None:
+        """See `LazyTensor.read_into`."""
         self.file.read_into(self.offset + first * self.dtype.itemsize, into, f"tensor {quote(self.name)}")
 
 
@@ -327,8 +327,8 @@ class HeldTensor(LazyTensor):
         super().__init__(name, array.shape, dtype)
         self._bytes = as_bytes(array)
 
-    def read(self, first: int, into: memoryview) -> None:
-        """See `LazyTensor.read`."""
+    def read_into(self, first: int, into: memoryview) -> None:
+        """See `LazyTensor.read_into`."""
         start = first * self.dtype.itemsize
         into[:] = self._bytes[start : start + len(into)]
 
@@ -346,7 +346,7 @@ class _Widened(LazyTensor):
         super().__init__(tensor.name, tensor.shape, DType.F32)
         self._tensor = tensor
 
-    def read(self, first: int, into: memoryview) -> None:
+    def read_into(self, first: int, into: memoryview) -> None:
         out = as_array(into, DType.F32)
         to_float32(self._tensor.elements(first, out.size), self._tensor.dtype, out)
 
@@ -357,7 +357,7 @@ class _Computed(LazyTensor):
         self._tensor = tensor
         self._function = function
 
-    def read(self, first: int, into: memoryview) -> None:
+    def read_into(self, first: int, into: memoryview) -> None:
         out = as_array(into, self.dtype)
         values = self._function(to_float32(self._tensor.elements(first, out.size), self._tensor.dtype))
         round_to(self.dtype, values, out)
@@ -371,8 +371,8 @@ class _Window(LazyTensor):
         self._tensor = tensor
         self._start = start
 
-    def read(self, first: int, into: memoryview) -> None:
-        self._tensor.read(self._start + first, into)
+    def read_into(self, first: int, into: memoryview) -> None:
+        self._tensor.read_into(self._start + first, into)
 
 
 class _Bytes(LazyTensor):
@@ -380,7 +380,7 @@ class _Bytes(LazyTensor):
         super().__init__(tensor.name, (tensor.size * tensor.dtype.itemsize,), DType.U8)
         self._tensor = tensor
 
-    def read(self, first: int, into: memoryview) -> None:
+    def read_into(self, first: int, into: memoryview) -> None:
         item = self._tensor.dtype.itemsize
         low, high = first // item, -(-(first + len(into)) // item)
         data = as_bytes(self._tensor.elements(low, high - low))
@@ -393,14 +393,14 @@ class _Concatenated(LazyTensor):
         self._tensors = tensors
         self._ends = list(accumulate(tensor.size for tensor in tensors))
 
-    def read(self, first: int, into: memoryview) -> None:
+    def read_into(self, first: int, into: memoryview) -> None:
         done, item = 0, self.dtype.itemsize
         part = bisect_right(self._ends, first)
         while done < len(into):
             tensor, end = self._tensors[part], self._ends[part]
             place = into[done : done + (end - first) * item]
             if place:
-                tensor.read(first - (end - tensor.size), place)
+                tensor.read_into(first - (end - tensor.size), place)
             done += len(place)
             first, part = end, part + 1
 
@@ -432,7 +432,7 @@ class _Gathered(LazyTensor):
         self._start_of = start_of
         self._step = step
 
-    def read(self, first: int, into: memoryview) -> None:
+    def read_into(self, first: int, into: memoryview) -> None:
         out = as_array(into, self.dtype)
         for piece in row_pieces(first, out.size, self._width, out.size):
             starts = self._start_of(np.arange(piece.row, piece.row + piece.n_rows))
@@ -624,19 +624,11 @@ class NamedTensor(NamedTuple):
     type: GGMLQuantizationType
     n_rows: int
     row_bytes: int
-    tensor: LazyTensor
-
-    def read_into(self, offset: int, into: memoryview) -> None:
-        """See `gguffast.sources.SourceTensor`."""
-        self.tensor.read(offset // self.tensor.dtype.itemsize, into)
-
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        """See `gguffast.sources.SourceTensor`."""
-        return self.tensor.read_rows(first, count, into)
+    read_rows: Callable[[int, int, memoryview], memoryview]
 
 
 def as_source(name: str, tensor: LazyTensor) -> NamedTensor:
     """Name a tensor for the engine; formats that it does not read become F32."""
     tensor = widen(tensor)
     type_ = GGMLQuantizationType[tensor.dtype.name]
-    return NamedTensor(name, tensor.shape[::-1], type_, tensor.n_rows, tensor.row_bytes, tensor)
+    return NamedTensor(name, tensor.shape[::-1], type_, tensor.n_rows, tensor.row_bytes, tensor.read_rows)
