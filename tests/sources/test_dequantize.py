@@ -352,7 +352,7 @@ def test_gptq_groups_that_do_not_exist(tmp_path: Path, bad: int) -> None:
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, ["'modelopt'", "'NVFP4'"]),
         ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, ["'pack-quantized'"]),
         ({"quant_method": "compressed-tensors", "format": "float-quantized"}, ["config"]),
-        ({"quant_method": "fp8", "weight_block_size": "128x128"}, ['"128x128"']),
+        ({"quant_method": "fp8", "weight_block_size": "128x128"}, ["'128x128'"]),
         ({"quant_method": "fp8", "weight_block_size": [0, 1]}, ["[0, 1]"]),
         ({"quant_method": ["x"]}, ["['x']"]),
         ({"quant_method": "a\nb"}, ["'a\\nb'"]),

@@ -41,7 +41,7 @@ class Copying(LazyTensor):
         super().__init__("copying", array.shape, DType.F32)
         self.array = array
 
-    def read(self, first: int, into: memoryview) -> None:
+    def read_into(self, first: int, into: memoryview) -> None:
         into[:] = as_bytes(self.array.reshape(-1)[first : first + len(into) // 4])
 
 
@@ -113,9 +113,9 @@ class Counting(Copying):
         super().__init__(array)
         self.reads: list[int] = []
 
-    def read(self, first: int, into: memoryview) -> None:
+    def read_into(self, first: int, into: memoryview) -> None:
         self.reads.append(len(into) // 4)
-        super().read(first, into)
+        super().read_into(first, into)
 
 
 def test_an_order_that_jumps_far_reads_no_more_than_its_rows() -> None:
