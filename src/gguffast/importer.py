@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from gguffast import hub
 from gguffast.errors import OptionError
-from gguffast.obtain import Model, Named, expand, find_model, parse_name, scratch_folder
+from gguffast.obtain import Model, Named, expand, find_model, is_copied, parse_name, scratch_folder
 from gguffast.work import Work
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ def import_model(
     with Client(host) as client, job.work.alone(job.wait):
         path, result = job.make()
         job.begin("register", name, made=path)
-        created = _register(client, name, path, settings, progress)
+        settings.set("from", str(path))
+        created = create(name, settings, client, progress=progress)
         if target is not None:
             job.begin("upload", target, made=path)
             url = hub.upload(
@@ -250,7 +251,7 @@ def create(
     wanted = None if file_type is None else parse_file_type(file_type)
     check_server(modelfile, client)
     with contextlib.ExitStack() as stack:
-        maker = _Maker(wanted, allow_requantize, client if link else None, stack, progress)
+        maker = _Maker(wanted, allow_requantize, client, link, stack, progress)
         made = ollama.Modelfile(
             dataclasses.replace(command, value=maker.resolve(Path(folder), command.value))
             if command.name == "from"
@@ -276,7 +277,8 @@ class _Maker:
         self,
         file_type: FileType | None,
         allow_requantize: bool,
-        link_to: Client | None,
+        client: Client,
+        link: bool,
         stack: contextlib.ExitStack,
         progress: Callable[[Progress], object] | None,
     ) -> None:
@@ -285,7 +287,8 @@ class _Maker:
         self.warnings: list[str] = []
         self._type = file_type
         self._allow_requantize = allow_requantize
-        self._store = find_store() if link_to and link_to.is_local else None
+        self._store = find_store() if link and client.is_local else None
+        self._server_copies = client.is_before(0, 30, 0) is not True
         self._stack = stack
         self._progress = progress
 
@@ -300,14 +303,19 @@ class _Maker:
 
     def _one_gguf(self, named: Named) -> Path:
         model = find_model(named, self._type, quiet=self._progress is None)
-        if model.is_ready(self._type):
+        if model.is_ready(self._type) and not (
+            self._server_copies and model.is_whole_model and not is_copied(model.path)
+        ):
             return model.path
         # Named like what it is made of, since the server shows the name.
         name = f"{model.name}.gguf" if model.is_checkpoint else model.path.name
         folder = scratch_folder(model.size, [self._store, model.path.parent], self._stack)
-        doing = "converting" if model.is_checkpoint else "joining shards"
-        if self._type and not model.is_checkpoint and not model.is_of(self._type):
+        if model.is_checkpoint:
+            doing = "converting"
+        elif self._type and not model.is_of(self._type):
             doing = f"quantizing to {self._type.name}"
+        else:
+            doing = "joining shards" if len(model.paths) > 1 else "copying in the server's order"
         result = model.make(
             folder / name,
             self._type,
@@ -333,21 +341,6 @@ def _settings(
         for each in value if isinstance(value, (list, tuple)) else [value]:
             modelfile.add("parameter", each, key)
     return modelfile
-
-
-def _register(
-    client: Client,
-    name: str,
-    path: Path,
-    settings: Modelfile,
-    progress: Callable[[Progress], object] | None,
-) -> Created:
-    from gguffast import ollama
-
-    modelfile = ollama.Modelfile()
-    modelfile.add("from", path.name)
-    modelfile.commands += settings.commands
-    return ollama.create(name, modelfile, client, folder=path.parent, progress=progress)
 
 
 class _Job:

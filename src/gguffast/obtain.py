@@ -15,13 +15,14 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gguffast import hub
 from gguffast.errors import FileError, OptionError
 from gguffast.hub.select import gguf_models, some
 
 if TYPE_CHECKING:
+    from gguffast.conversion.options import ConvertOptions
     from gguffast.engine import Progress
     from gguffast.filetypes import FileType
     from gguffast.job import Result
@@ -145,6 +146,8 @@ class Model:
     ) -> Result:
         """Make one GGUF file of a type; see :func:`gguffast.convert` and :func:`gguffast.quantize`.
 
+        It is as :func:`is_copied` wants it.
+
         Parameters
         ----------
         output : Path
@@ -154,24 +157,52 @@ class Model:
         threads, allow_requantize, progress
             As there.
         """
-        options: dict[str, Any] = {"threads": threads, "progress": progress, "force": True}
         if self.is_checkpoint:
-            return self._convert(output, file_type.name if file_type else "auto", options)
+            return self._convert(
+                output,
+                file_type.name if file_type else "auto",
+                {"threads": threads, "progress": progress, "force": True},
+            )
         from gguffast.quantizer import quantize
 
-        wanted = "COPY" if file_type is None or self.is_of(file_type) else file_type.name
-        return quantize(self.path, output, wanted, allow_requantize=allow_requantize, **options)
+        return quantize(
+            self.path,
+            output,
+            "COPY" if file_type is None or self.is_of(file_type) else file_type,
+            threads=threads,
+            allow_requantize=allow_requantize,
+            progress=progress,
+            force=True,
+        )
 
-    def _convert(self, output: Path, file_type: str, options: dict[str, Any]) -> Result:
-        from gguffast.conversion.converter import convert
+    def _convert(self, output: Path, file_type: str, options: ConvertOptions) -> Result:
+        from gguffast.conversion import converter
 
         if self.path.name == self.name:
-            return convert(self.path, output, file_type, **options)
+            return converter.run(self.path, output, file_type, options, copied=True)
         with tempfile.TemporaryDirectory(prefix="gguffast-") as temp:
             # A model is named after its folder, which in the Hub client's cache is that of a commit.
             named = Path(temp) / self.name
             named.symlink_to(self.path)
-            return convert(named, output, file_type, **options)
+            return converter.run(named, output, file_type, options, copied=True)
+
+
+def is_copied(path: Path) -> bool:
+    """Tell whether a GGUF file is what llama-quantize's COPY makes of it: files that quantize wrote are.
+
+    Ollama 0.30 and newer run COPY over every file that they are given, and keep what comes out. A file of
+    another order, as converters write it, would lie there twice.
+    """
+    from gguffast.filetypes import FILE_TYPES
+    from gguffast.job import quantization
+    from gguffast.plan import make_plan
+    from gguffast.recipe.options import Options
+    from gguffast.sources.gguf import GGUFSource
+
+    with GGUFSource(path) as source, open(path, "rb") as file:
+        job = quantization(source, FILE_TYPES["COPY"], Options({}))
+        plan = make_plan(job.kvs, job.targets)
+        return plan.size == path.stat().st_size and plan.header == file.read(len(plan.header))
 
 
 def find_model(

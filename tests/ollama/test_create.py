@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from gguffast import Created, create
 from gguffast.engine import Progress
 from gguffast.errors import DataError, FileError, OptionError, ServerError
 from gguffast.gguf import GGUFFile, GGUFValueType, kv, serialize_header
+from gguffast.obtain import is_copied
 from gguffast.ollama import Client, Modelfile
 from support.gguf_files import GGUF
 from support.ollama_servers import Stub
@@ -25,7 +27,8 @@ def gguf(path: Path, template: str | None = CHATML) -> Path:
     if template is not None:
         pairs.append(kv("tokenizer.chat_template", template, GGUFValueType.STRING))
     path.write_bytes(serialize_header(pairs, []))
-    return path
+    gguffast.quantize(path, path.with_suffix(".copy"), "COPY")
+    return path.with_suffix(".copy").replace(path)
 
 
 @pytest.fixture
@@ -165,6 +168,25 @@ def test_a_projector_is_not_quantized(client: Client, stub: Stub, tmp_path: Path
     make(client, f"FROM {GGUF / 'llama-wide-f16.gguf'}\nFROM mmproj.gguf", tmp_path, file_type="Q8_0")
     assert (tmp_path / "mmproj.gguf").stat().st_size in stub.blobs.values()
     assert list(stub.created()["files"]) == ["0-llama-wide-f16.gguf", "1-mmproj.gguf"]
+
+
+@pytest.mark.parametrize("version", ["0.24.0", "0.30.0", "0.0.0"])
+def test_a_file_is_as_the_server_would_make_it(
+    version: str, unpacked: Path, client: Client, stub: Stub, tmp_path: Path
+) -> None:
+    # Since 0.30.0 it runs llama-quantize's COPY over every model; older ones keep what they get.
+    stub.version = version
+    gguffast.convert(unpacked / "llama2", tmp_path / "m.gguf", "F16")
+    gguffast.quantize(tmp_path / "m.gguf", tmp_path / "copied.gguf", "COPY")
+    assert is_copied(tmp_path / "copied.gguf")
+    assert not is_copied(tmp_path / "m.gguf")
+    before = sorted(os.listdir(tmp_path))
+    for text in ("FROM m.gguf", f"FROM {unpacked / 'llama2'}"):
+        make(client, text, tmp_path, file_type="F16")
+    wanted = {"copied.gguf"} if version != "0.24.0" else {"copied.gguf", "m.gguf"}
+    digests = {f"sha256:{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}" for name in wanted}
+    assert stub.blobs.keys() == digests
+    assert sorted(os.listdir(tmp_path)) == before
 
 
 def test_shards_become_one_file(unpacked: Path, client: Client, stub: Stub, tmp_path: Path) -> None:

@@ -77,9 +77,10 @@ def test_from_the_hub(hub, run, tiny, stub, tmp_path):
     assert body["system"] == "Be brief."
     assert body["parameters"] == {"temperature": 1.0, "num_ctx": 4096, "stop": ["A", "B"]}
     assert list(stub.blobs) == list(body["files"].values())
-    # What convert makes of a folder with the repo's name, to the byte.
+    # What convert makes of a folder with the repo's name, to the byte, in llama-quantize's order.
     (tmp_path / "Tiny-Chat").symlink_to(tiny)
-    gguffast.convert(tmp_path / "Tiny-Chat", tmp_path / "same.gguf", "q8_0")
+    gguffast.convert(tmp_path / "Tiny-Chat", tmp_path / "converted.gguf", "q8_0")
+    gguffast.quantize(tmp_path / "converted.gguf", tmp_path / "same.gguf", "COPY")
     assert path.read_bytes() == (tmp_path / "same.gguf").read_bytes()
     with GGUFFile(path) as file:
         assert file.metadata["general.name"] == "Tiny Chat"

@@ -18,7 +18,7 @@ from gguffast.conversion.tensors import Mapped, is_text, map_tensors
 from gguffast.conversion.vocab import Vocab, load_vocab
 from gguffast.errors import FileError, FormatError, OptionError
 from gguffast.files import parse_size
-from gguffast.filetypes import FileType, LlamaFileType, parse_file_type
+from gguffast.filetypes import FILE_TYPES, FileType, LlamaFileType, parse_file_type
 from gguffast.gguf import KV, GGUFValueType, kv
 from gguffast.job import Job, Result, Worker, quantization
 from gguffast.recipe.choose import Choice
@@ -84,6 +84,26 @@ def convert(
     FileError
         A file is missing, exists already, cannot be read or written, or the disk is full.
     """
+    return run(src, dst, file_type, options)
+
+
+def run(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str] | None,
+    file_type: str | int | FileType,
+    options: ConvertOptions,
+    *,
+    copied: bool = False,
+) -> Result:
+    """Do what :func:`convert` says.
+
+    Parameters
+    ----------
+    src, dst, file_type, options
+        As there.
+    copied : bool
+        Write the file that llama-quantize's COPY makes of the converter's; they differ in order only.
+    """
     worker = Worker(options)
     folder = Path(os.path.abspath(src))
     wanted = _parse_type(file_type)
@@ -103,7 +123,7 @@ def convert(
         model_name=options.get("model_name"),
         override=None if override is None else Path(override),
     )
-    number, job = _make_job(model, general, wanted, say)
+    number, job = _make_job(model, general, wanted, say, copied)
     encoding = None if vocab_only else number.name.partition("_")[2]
     return worker.run(
         job,
@@ -205,13 +225,18 @@ class _Model:
 
 
 def _make_job(
-    model: _Model, general: General, wanted: LlamaFileType | FileType | None, options: Options
+    model: _Model,
+    general: General,
+    wanted: LlamaFileType | FileType | None,
+    options: Options,
+    copied: bool,
 ) -> tuple[LlamaFileType, Job]:
     """Decide what becomes of each tensor."""
     if isinstance(wanted, FileType):
-        source = _AutoSource(model, model.kvs(general, model.auto))
-        return LlamaFileType(wanted.number), quantization(source, wanted, options)
+        return wanted.number, quantization(_AsWritten(model, general, model.auto), wanted, options)
     file_type = model.auto if wanted is None else wanted
+    if copied:
+        return file_type, quantization(_AsWritten(model, general, file_type), FILE_TYPES["COPY"], options)
     tensors = [as_source(name, tensor) for name, tensor in model.tensors]
     choices = [_choose(tensor.name, tensor.ne, file_type) for tensor in tensors]
     return file_type, Job(model.kvs(general, file_type), tensors, choices, keep_dims=True)
@@ -227,15 +252,15 @@ def _choose(name: str, ne: tuple[int, ...], file_type: LlamaFileType) -> Choice:
     return Choice(wanted)
 
 
-class _AutoSource:
-    """What reading the ``auto`` file would give, without the file."""
+class _AsWritten:
+    """What reading the converter's file of a type would give, without the file."""
 
-    def __init__(self, model: _Model, kvs: list[KV]) -> None:
+    def __init__(self, model: _Model, general: General, file_type: LlamaFileType) -> None:
         self.paths = [model.folder]
-        self.kvs = kvs
-        self.metadata = {pair.key: pair.value for pair in kvs if not pair.key.startswith("tokenizer.")}
+        self.kvs = model.kvs(general, file_type)
+        self.metadata = {pair.key: pair.value for pair in self.kvs if not pair.key.startswith("tokenizer.")}
         self.tensors: list[SourceTensor] = [
-            _as_stored(name, tensor, _choose(name, tensor.shape[::-1], model.auto).type)
+            _as_stored(name, tensor, _choose(name, tensor.shape[::-1], file_type).type)
             for name, tensor in model.tensors
         ]
 
@@ -248,7 +273,7 @@ def _as_stored(name: str, tensor: LazyTensor, type_: GGMLQuantizationType) -> So
 
 
 class _Rounded:
-    """A tensor rounded to another float type when it is read, to what the ``auto`` file would hold."""
+    """A tensor of another type when it is read: what the converter's file would hold."""
 
     def __init__(self, source: SourceTensor, type_: GGMLQuantizationType) -> None:
         self._source = source
