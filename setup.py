@@ -51,7 +51,7 @@ class Build(build_ext):
                     raise
                 print(f"gguffast: this compiler cannot build for {name}; leaving it out", file=sys.stderr)
         macros = [(f"GF_HAVE_{name.upper()}", "1") for name in built]
-        for source in ("csrc/dispatch.c", "csrc/gguf.c"):
+        for source in ("csrc/codebooks.c", "csrc/dispatch.c", "csrc/gguf.c"):
             ext.extra_objects += self._compile(source, macros, STRICT, "common")
         for objects in built.values():
             ext.extra_objects += objects

@@ -113,6 +113,39 @@ typedef struct {
 } block_NVFP4;
 
 typedef struct {
+    gf_half d;
+    uint8_t qs[QK_K / 4]; /* of 32 weights: four points, then four times seven signs and a scale of four bits */
+} block_IQ2_XXS;
+
+typedef struct {
+    gf_half d;
+    uint8_t qs[QK_K / 4]; /* two bytes for eight weights: a point of nine bits, seven signs */
+    uint8_t scales[QK_K / 32];
+} block_IQ2_XS;
+
+typedef struct {
+    gf_half d;
+    uint8_t qs[QK_K / 8];
+    uint8_t signs[QK_K / 8];
+    uint8_t qh[QK_K / 32]; /* the points' two high bits */
+    uint8_t scales[QK_K / 32];
+} block_IQ2_S;
+
+typedef struct {
+    gf_half d;
+    uint8_t qs[QK_K / 4];
+    uint8_t signs[QK_K / 8]; /* of 32 weights: four times seven signs and a scale of four bits */
+} block_IQ3_XXS;
+
+typedef struct {
+    gf_half d;
+    uint8_t qs[QK_K / 4];
+    uint8_t qh[QK_K / 32]; /* the points' ninth bits */
+    uint8_t signs[QK_K / 8];
+    uint8_t scales[QK_K / 64];
+} block_IQ3_S;
+
+typedef struct {
     uint8_t bytes[4];
 } block_F32;
 

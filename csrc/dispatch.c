@@ -12,9 +12,11 @@
 
 static const gf_type_info types[] = {
 #define CODEC(id, type, weights, size, scale_offset, scale_count)                                                  \
-    {id, #type, weights, size, (weights) > 1, true, scale_offset, scale_count},
+    {id, #type, weights, size, (weights) > 1, true, false, scale_offset, scale_count},
+#define GUIDED(id, type, weights, size, scale_offset, scale_count)                                                 \
+    {id, #type, weights, size, (weights) > 1, true, true, scale_offset, scale_count},
 #define KNOWN(id, type, weights, size, scale_offset, scale_count)                                                  \
-    {id, #type, weights, size, (weights) > 1, false, scale_offset, scale_count},
+    {id, #type, weights, size, (weights) > 1, false, false, scale_offset, scale_count},
 #include "types.def"
 #undef CODEC
 #undef KNOWN

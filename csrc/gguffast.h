@@ -30,8 +30,9 @@ typedef struct {
     const char *name;    /* as gguf-py spells it: "Q4_K", "IQ4_NL" */
     uint32_t block_size; /* weights in a block */
     uint32_t block_bytes;
-    bool quantized; /* not a plain number format */
-    bool has_codec; /* gf_quantize and gf_dequantize know it */
+    bool quantized;        /* not a plain number format */
+    bool has_codec;        /* gf_quantize and gf_dequantize know it */
+    bool needs_importance; /* gf_quantize must be given some */
     /* Where a block keeps its half-precision scales, and how many stand side by side. */
     uint16_t scale_offset, scale_count;
 } gf_type_info;
@@ -58,8 +59,10 @@ bool gf_set_target(const char *name);
 /* ---- rows ---- */
 
 /* Quantize nrows rows of ncols weights.  The type has a codec and ncols is a multiple of its block size.
- * importance: ncols non-negative weights that serve for every row, or NULL.  dst holds nrows * row bytes and may
- * have any alignment.  The bytes equal those of ggml_quantize_chunk() of llama.cpp for every input. */
+ * importance: ncols non-negative weights that serve for every row, or NULL unless the type needs them.  dst holds
+ * nrows * row bytes and may have any alignment.  The bytes equal those of ggml_quantize_chunk() of llama.cpp for
+ * every input; where that aborts the process, which the codebook types do when a search overflows, the block's
+ * scale is infinite. */
 void gf_quantize(int type, const float *src, void *dst, size_t nrows, size_t ncols, const float *importance);
 
 /* Dequantize n weights; n is a multiple of the block size.  src may have any alignment. */

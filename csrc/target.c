@@ -3,6 +3,8 @@
 #include "target.h"
 
 #include "codecs/fp4.h"
+#include "codecs/iq2.h"
+#include "codecs/iq3.h"
 #include "codecs/iq4.h"
 #include "codecs/k_affine.h"
 #include "codecs/k_symmetric.h"

@@ -32,10 +32,10 @@ def kernel(x: np.ndarray, name: str, importance: np.ndarray | None = None) -> np
 @cache
 def case(
     name: str, kind: str, importance_kind: str | None
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     x = inputs.weights(kind, 2, WIDTH)
     importance = importance_kind and inputs.importance(importance_kind, WIDTH)
-    return x, importance, oracle.quantize(x, name, importance)
+    return x, importance, oracle.quantize_or_abort(x, name, importance)
 
 
 # --- quantize: bytes ----------------------------------------------------------------------------------------
@@ -44,30 +44,37 @@ def case(
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_llama_cpp(name, target):
     for kind in inputs.WEIGHTS:
-        for importance_kind in (None, *inputs.IMPORTANCES):
+        for importance_kind in inputs.importance_kinds(name):
             x, importance, expected = case(name, kind, importance_kind)
-            if inputs.comparable(expected, name):
-                got = kernel(x, name, importance)
-                np.testing.assert_array_equal(got, expected, f"{kind}, importance {importance_kind}")
+            got = kernel(x, name, importance)
+            inputs.check(got, expected, name, f"{kind}, importance {importance_kind}")
+
+
+@cache
+def row_of_blocks(
+    name: str, blocks: int, importance_kind: str | None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    columns, rows = blocks * oracle.BLOCKS[name][1], 1 + blocks % 3
+    x = inputs.weights("normal", rows, columns, seed=blocks)
+    importance = importance_kind and inputs.importance(importance_kind, columns, seed=blocks)
+    return x, importance, oracle.quantize(x, name, importance)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_llama_cpp_for_every_number_of_blocks(name, target):
     """One to forty blocks in a row and one to three rows: every tail that a group of lanes can have."""
-    block = oracle.BLOCKS[name][1]
-    for blocks in (*range(1, 41), 4096 // block):
-        columns, rows = blocks * block, 1 + blocks % 3
-        x = inputs.weights("normal", rows, columns, seed=blocks)
-        for importance in (None, inputs.importance("exponential", columns, seed=blocks)):
-            got = kernel(x, name, importance)
-            np.testing.assert_array_equal(got, oracle.quantize(x, name, importance), f"{rows} x {columns}")
+    for blocks in (*range(1, 41), 4096 // oracle.BLOCKS[name][1]):
+        for importance_kind in {inputs.least_importance(name), "exponential"}:
+            x, importance, expected = row_of_blocks(name, blocks, importance_kind)
+            np.testing.assert_array_equal(kernel(x, name, importance), expected, f"{blocks} blocks")
 
 
 @pytest.mark.parametrize("name", statement.ROWS)
 def test_equals_statement(name, target):
     for kind in ("normal", "heavy-tailed", "sub-blocks from tiny to large", "grid of 1/8"):
         x = inputs.weights(kind, 3, WIDTH, seed=5)
-        for importance in (None, inputs.importance("exponential", WIDTH)):
+        for importance_kind in {inputs.least_importance(name), "exponential"}:
+            importance = importance_kind and inputs.importance(importance_kind, WIDTH)
             expected = statement.quantize(x, name, importance)
             np.testing.assert_array_equal(kernel(x, name, importance), expected, kind)
 
@@ -95,14 +102,14 @@ def test_equals_llama_cpp_on_odd_weights(name, values, importances, rows, blocks
     columns = oracle.BLOCKS[name][1] * blocks
     x = rng.choice(values, (rows, columns))
     importance = None if importances is None else rng.choice(importances, columns)
-    expected = oracle.quantize(x, name, importance)
-    if not inputs.comparable(expected, name):
-        return
+    if importance is None and name in oracle.NEED_IMPORTANCE:
+        importance = np.ones(columns, np.float32)
+    expected = oracle.quantize_or_abort(x, name, importance)
     before = gguffast.target()
     try:
         for target in TARGETS:
             gguffast.set_target(target)
-            np.testing.assert_array_equal(kernel(x, name, importance), expected, target)
+            inputs.check(kernel(x, name, importance), expected, name, target)
     finally:
         gguffast.set_target(before)
 
@@ -121,13 +128,13 @@ def test_importance_is_used_from_any_address(name, target):
 
 
 def test_four_threads_give_the_same_bytes():
-    names = [name for name in NAMES if name != "F32"] * 4
+    names = [name for name in NAMES if name != "F32"]
     x = inputs.weights("normal", 16, 2048)
     importance = inputs.importance("exponential", 2048)
     expected = {name: oracle.quantize(x, name, importance) for name in names}
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda name: quants.quantize(x, name, importance), names))
-    for name, got in zip(names, results, strict=True):
+        results = list(pool.map(lambda name: quants.quantize(x, name, importance), names * 4))
+    for name, got in zip(names * 4, results, strict=True):
         np.testing.assert_array_equal(got.view(np.uint8), expected[name])
 
 
@@ -145,7 +152,7 @@ def same_bits(got: np.ndarray, expected: np.ndarray) -> None:
 @pytest.mark.parametrize("name", sorted({*NAMES} - NOT_IN_GGUF_PY))
 def test_dequantize_equals_gguf(name, target):
     for kind in ("normal", "heavy-tailed", "zero sub-blocks", "grid of 1/8", "denormal", "one outlier"):
-        stored = case(name, kind, None)[2]
+        stored = case(name, kind, inputs.least_importance(name))[2]
         expected = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[name])
         got = quants.dequantize(stored, name)
         assert got.shape == expected.shape
@@ -226,7 +233,7 @@ def test_importance_of_any_dtype_and_layout():
 def test_half_precision_weights_are_widened(name):
     x = inputs.weights("normal", 3, WIDTH).astype(np.float16)
     importance = inputs.importance("exponential", WIDTH)
-    for weights in (None, importance):
+    for weights in (importance,) if name in oracle.NEED_IMPORTANCE else (None, importance):
         got = quants.quantize(x, name, weights)
         expected = oracle.quantize(x.astype(np.float32), name, weights)
         np.testing.assert_array_equal(got.view(np.uint8), expected)
@@ -256,9 +263,9 @@ def test_refuses_what_llama_cpp_finds_invalid(name):
     refused = set()
     misfit = "about 1e-38, too small" if name == "MXFP4" else "too large"
     for kind in inputs.WEIGHTS:
-        for importance_kind in (None, "exponential"):
+        for importance_kind in {inputs.least_importance(name), "exponential"}:
             x, importance, expected = case(name, kind, importance_kind)
-            if oracle.valid(expected, name):
+            if expected is not None and oracle.valid(expected, name):
                 np.testing.assert_array_equal(quants.quantize(x, name, importance).view(np.uint8), expected)
             else:
                 refused.add(kind)
@@ -275,12 +282,28 @@ def test_refuses_what_llama_cpp_finds_invalid(name):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "F32"])
 def test_refuses_nan_and_infinity(name, value, target):
+    importance = np.ones(WIDTH) if name in oracle.NEED_IMPORTANCE else None
     for dtype in (np.float32, np.float16):
         for row, column in ((0, 0), (2, 77), (4, WIDTH - 1)):
             x = inputs.weights("normal", 5, WIDTH).astype(dtype)
             x[row, column] = value
             with pytest.raises(DataError, match=rf"row \[{row}\] holds {value} in column {column}:"):
-                quants.quantize(x, name)
+                quants.quantize(x, name, importance)
+
+
+@pytest.mark.parametrize("name", oracle.NEED_IMPORTANCE)
+def test_refuses_to_do_without_importance_what_needs_it(name):
+    x = inputs.weights("normal", 2, WIDTH)
+    with pytest.raises(OptionError, match=f"^{name} needs an importance matrix: give one as imatrix$"):
+        quants.quantize(x, name)
+    with pytest.raises(ValueError, match="no importance"):
+        kernel(x, name)
+
+
+def test_needs_importance_where_llama_cpp_does():
+    for name in NAMES:
+        needed = oracle.library().ggml_quantize_requires_imatrix(oracle.BLOCKS[name][0])
+        assert GGMLQuantizationType[name].info.needs_imatrix == needed == (name in oracle.NEED_IMPORTANCE)
 
 
 def test_refuses_nan_in_a_single_row():

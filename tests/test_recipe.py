@@ -229,7 +229,7 @@ def test_a_forced_type_that_does_not_divide_the_rows_is_an_error(type_: str) -> 
 @pytest.mark.parametrize(
     "given",
     [
-        {"output_tensor_type": T.IQ2_XXS},
+        {"output_tensor_type": T.Q8_1},
         {"token_embedding_type": T.Q8_K},
         {"tensor_type": [TensorRule(tensor_rule("a", "q8_0").pattern, T.I8)]},
     ],
@@ -307,8 +307,8 @@ def test_tensor_types() -> None:
     assert parse_tensor_type(T.BF16) is T.BF16
     with pytest.raises(OptionError, match=r"unknown tensor type 'q4_k_m'; did you mean Q4_K"):
         parse_tensor_type("q4_k_m")
-    with pytest.raises(OptionError, match=r"tensor type IQ3_S is known, but .* yet; choose one of F32, "):
-        parse_tensor_type("iq3_s")
+    with pytest.raises(OptionError, match=r"tensor type Q8_K is known, but .* yet; choose one of F32, "):
+        parse_tensor_type("q8_k")
 
 
 def test_a_tensor_rule_is_lower_cased_and_searched() -> None:
@@ -331,7 +331,7 @@ def test_a_tensor_rule_is_lower_cased_and_searched() -> None:
         ("*=q8_0", r"bad regular expression '\*' at position 0: nothing to repeat"),
         ("[[:digit:]]=q8_0", r"bad regular expression .* write \[0-9\]"),
         ("attn_v=q8", "unknown tensor type 'q8'; did you mean Q8_0"),
-        ("attn_v=iq2_xs", "tensor type IQ2_XS is known, but not one"),
+        ("attn_v=q8_1", "tensor type Q8_1 is known, but not one"),
     ],
 )
 def test_bad_tensor_rules(text: str, message: str) -> None:

@@ -8,6 +8,7 @@
 #define LANES 8
 typedef __m256 lanes;
 typedef __m256 mask;
+typedef __m256i codes;
 
 static inline lanes v_set(float a) { return _mm256_set1_ps(a); }
 static inline lanes v_load(const float *p) { return _mm256_loadu_ps(p); }
@@ -116,6 +117,22 @@ static inline lanes v_staircase(lanes a, const float steps[16], const float valu
     i = _mm256_or_si256(i, _mm256_and_si256(_mm256_castps_si256(m1), one));
     return _mm256_blendv_ps(_mm256_permutevar8x32_ps(_mm256_loadu_ps(values), i),
                             _mm256_permutevar8x32_ps(_mm256_loadu_ps(values + 8), i), m8);
+}
+
+static inline codes v_load_codes(const uint16_t *p) {
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+static inline void v_store_codes(uint16_t *p, lanes a) {
+    const __m256i c = _mm256_cvttps_epi32(a);
+    _mm_storeu_si128((__m128i *)p, _mm_packus_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1)));
+}
+
+/* Both look at the low bits of each index alone. */
+static inline lanes v_lookup4(const float *table, codes c, int at) {
+    return _mm256_permutevar_ps(_mm256_loadu_ps(table), _mm256_srli_epi32(c, at));
+}
+static inline lanes v_lookup8(const float *table, codes c, int at) {
+    return _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), _mm256_srli_epi32(c, at));
 }
 
 #endif

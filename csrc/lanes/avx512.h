@@ -8,6 +8,7 @@
 #define LANES 16
 typedef __m512 lanes;
 typedef __mmask16 mask;
+typedef __m512i codes;
 
 static inline lanes v_set(float a) { return _mm512_set1_ps(a); }
 static inline lanes v_load(const float *p) { return _mm512_loadu_ps(p); }
@@ -91,6 +92,22 @@ static inline lanes v_staircase(lanes a, const float steps[16], const float valu
         i = _mm512_mask_mov_epi32(i, up, next);
     }
     return _mm512_permutexvar_ps(i, _mm512_loadu_ps(values));
+}
+
+static inline codes v_load_codes(const uint16_t *p) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+}
+static inline void v_store_codes(uint16_t *p, lanes a) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_cvttps_epi32(a)));
+}
+
+/* Both look at the low bits of each index alone: two in a quarter of the table, four in the whole, of which the
+ * fourth does not matter, for the table repeats itself. */
+static inline lanes v_lookup4(const float *table, codes c, int at) {
+    return _mm512_permutevar_ps(_mm512_loadu_ps(table), _mm512_srli_epi32(c, (unsigned)at));
+}
+static inline lanes v_lookup8(const float *table, codes c, int at) {
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(c, (unsigned)at), _mm512_loadu_ps(table));
 }
 
 #endif

@@ -9,6 +9,7 @@
 #define LANES 4
 typedef float32x4_t lanes;
 typedef uint32x4_t mask;
+typedef uint32x4_t codes;
 
 static inline lanes v_set(float a) { return vdupq_n_f32(a); }
 static inline lanes v_load(const float *p) { return vld1q_f32(p); }
@@ -80,6 +81,23 @@ static inline lanes v_staircase(lanes a, const float steps[16], const float valu
     vst1q_u32(at, i);
     const float found[LANES] = {values[at[0]], values[at[1]], values[at[2]], values[at[3]]};
     return vld1q_f32(found);
+}
+
+static inline codes v_load_codes(const uint16_t *p) { return vmovl_u16(vld1_u16(p)); }
+static inline void v_store_codes(uint16_t *p, lanes a) { vst1_u16(p, vmovn_u32(vcvtq_u32_f32(a))); }
+
+/* Tables are looked up by bytes: index k becomes the bytes 4 * k … 4 * k + 3. */
+static inline uint8x16_t bytes_of(codes c, int at, uint32_t bits) {
+    const uint32x4_t k = vandq_u32(vshlq_u32(c, vdupq_n_s32(-at)), vdupq_n_u32(bits));
+    return vreinterpretq_u8_u32(vmlaq_n_u32(vdupq_n_u32(0x03020100), k, 0x04040404));
+}
+static inline lanes v_lookup4(const float *table, codes c, int at) {
+    return vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(vld1q_f32(table)), bytes_of(c, at, 3)));
+}
+static inline lanes v_lookup8(const float *table, codes c, int at) {
+    const uint8x16x2_t both = {
+        {vreinterpretq_u8_f32(vld1q_f32(table)), vreinterpretq_u8_f32(vld1q_f32(table + 4))}};
+    return vreinterpretq_f32_u8(vqtbl2q_u8(both, bytes_of(c, at, 7)));
 }
 
 #endif

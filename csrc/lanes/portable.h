@@ -3,6 +3,7 @@
  *
  *     lanes     LANES floats
  *     mask      LANES truth values
+ *     codes     LANES codes of 16 bits, each made of small fields
  *     + - * /   lane by lane, each rounded once; no operation here ever changes the order of another
  */
 #ifndef GGUFFAST_LANES_PORTABLE_H
@@ -17,6 +18,7 @@
 #define LANES 1
 typedef float lanes;
 typedef int mask;
+typedef uint32_t codes;
 
 static inline lanes v_set(float a) { return a; }
 static inline lanes v_load(const float *p) { return *p; }
@@ -81,5 +83,14 @@ static inline lanes v_staircase(lanes a, const float steps[16], const float valu
     for (int half = 8; half; half /= 2) i += a < steps[i + half] ? 0 : half;
     return values[i];
 }
+
+static inline codes v_load_codes(const uint16_t *p) { return *p; }
+/* Whole numbers, 0 … 65535. */
+static inline void v_store_codes(uint16_t *p, lanes a) { *p = (uint16_t)a; }
+
+/* table[k], where k is the two or three bits of each code that start at bit `at`.  The table repeats itself until
+ * it fills LANES. */
+static inline lanes v_lookup4(const float *table, codes c, int at) { return table[c >> at & 3]; }
+static inline lanes v_lookup8(const float *table, codes c, int at) { return table[c >> at & 7]; }
 
 #endif

@@ -16,6 +16,7 @@ class TypeRow(NamedTuple):
     block_bytes: int
     quantized: bool
     has_codec: bool
+    needs_importance: bool
 
 def type_table() -> list[TypeRow]: ...
 def targets() -> tuple[str, ...]: ...

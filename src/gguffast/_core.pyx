@@ -31,6 +31,7 @@ cdef extern from "gguffast.h" nogil:
         uint32_t block_bytes
         bint quantized
         bint has_codec
+        bint needs_importance
 
     ctypedef struct gf_recode_result:
         int status
@@ -50,7 +51,7 @@ cdef extern from "gguffast.h" nogil:
 
 # ---- types and targets -------------------------------------------------------------------------------------------
 
-TypeRow = namedtuple("TypeRow", "number name block_size block_bytes quantized has_codec")
+TypeRow = namedtuple("TypeRow", "number name block_size block_bytes quantized has_codec needs_importance")
 
 
 def type_table():
@@ -58,7 +59,8 @@ def type_table():
     cdef size_t i, count
     cdef const gf_type_info *types = gf_types(&count)
     return [TypeRow(types[i].id, types[i].name.decode(), types[i].block_size, types[i].block_bytes,
-                    bool(types[i].quantized), bool(types[i].has_codec)) for i in range(count)]
+                    bool(types[i].quantized), bool(types[i].has_codec), bool(types[i].needs_importance))
+            for i in range(count)]
 
 
 def targets():
@@ -139,8 +141,10 @@ cdef const float *_floats(_Buffer buffer) except? NULL:
     return <const float *>buffer.view.buf
 
 
-cdef const float *_importance(_Buffer buffer, size_t ncols) except? NULL:
+cdef const float *_importance(_Buffer buffer, size_t ncols, bint needed) except? NULL:
     if buffer is None:
+        if needed:
+            raise ValueError("no importance for a type that needs it")
         return NULL
     if buffer.size() != ncols * sizeof(float):
         raise ValueError(f"{buffer.size()} bytes of importance for rows of {ncols} weights")
@@ -154,7 +158,7 @@ def quantize(int type, src, size_t ncols, dst, importance=None):
     cdef _Buffer x = _Buffer(src), y = _Buffer(dst, True), w = None if importance is None else _Buffer(importance)
     cdef size_t nrows = x.size() // sizeof(float) // ncols
     cdef const float *floats = _floats(x)
-    cdef const float *weights = _importance(w, ncols)
+    cdef const float *weights = _importance(w, ncols, info.needs_importance)
     if nrows * ncols * sizeof(float) != x.size() or nrows * row_bytes != y.size():
         raise ValueError(f"{x.size()} bytes of weights and {y.size()} bytes of blocks do not make rows of {ncols}")
     with nogil:
@@ -205,7 +209,7 @@ def recode(int src_type, src, int dst_type, dst, size_t ncols, importance=None):
     cdef size_t nrows = x.size() // src_row
     if nrows * src_row != x.size() or nrows * dst_row != y.size():
         raise ValueError(f"{x.size()} and {y.size()} bytes do not make rows of {ncols} weights")
-    cdef const float *weights = _importance(w, ncols)
+    cdef const float *weights = _importance(w, ncols, to.needs_importance and to != from_)
     cdef float *scratch = <float *>malloc(gf_recode_scratch(ncols, weights != NULL) * sizeof(float))
     if scratch == NULL:
         raise MemoryError

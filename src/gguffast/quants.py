@@ -52,7 +52,7 @@ def quantize(data: ArrayLike, qtype: int | str, imatrix: ArrayLike | None = None
     DataError
         NaN or infinity in `data` or `imatrix`, or weights too large (MXFP4: too small) for the type's scale.
     OptionError
-        An unknown type, or shapes that do not fit.
+        An unknown type, shapes that do not fit, or no `imatrix` for a type that needs one, such as IQ2_XS.
     UnsupportedTypeError
         A type without a codec here, such as Q8_K. An `OptionError` and a `NotImplementedError`.
     """
@@ -62,6 +62,8 @@ def quantize(data: ArrayLike, qtype: int | str, imatrix: ArrayLike | None = None
         x = np.asarray(x, np.float32)
     if type_ is GGMLQuantizationType.F32:
         return x.astype(np.float32, copy=False)
+    if type_.info.needs_imatrix and imatrix is None:
+        raise OptionError(f"{type_.name} needs an importance matrix: give one as imatrix")
     out = np.empty(quant_shape_to_byte_shape(x.shape, type_), np.uint8)
     x = np.ascontiguousarray(x)
     source = GGMLQuantizationType.F16 if x.dtype == np.float16 else GGMLQuantizationType.F32

@@ -21,12 +21,15 @@ class TypeInfo(NamedTuple):
         False for plain number formats (F32, F16, BF16, F64, integers).
     has_codec : bool
         True if gguffast can quantize to it and dequantize from it.
+    needs_imatrix : bool
+        True if quantizing to it needs an importance matrix.
     """
 
     block_size: int
     block_bytes: int
     quantized: bool
     has_codec: bool
+    needs_imatrix: bool
 
 
 class GGMLQuantizationType(IntEnum):
@@ -82,11 +85,13 @@ class GGMLQuantizationType(IntEnum):
 
     def nbytes(self, n: int) -> int:
         """Bytes that ``n`` weights take; ``n`` is a multiple of the block size."""
-        size, nbytes, _, _ = _INFO[self]
+        size, nbytes, *_ = _INFO[self]
         return n // size * nbytes
 
 
 _INFO = {
-    GGMLQuantizationType(row.number): TypeInfo(row.block_size, row.block_bytes, row.quantized, row.has_codec)
+    GGMLQuantizationType(row.number): TypeInfo(
+        row.block_size, row.block_bytes, row.quantized, row.has_codec, row.needs_importance
+    )
     for row in _core.type_table()
 }

@@ -87,6 +87,24 @@ def importance(kind: str, columns: int, seed: int = 1) -> NDArray[np.float32]:
     return IMPORTANCES[kind](np.random.default_rng(seed), columns).astype(np.float32)
 
 
+def importance_kinds(name: str) -> tuple[str | None, ...]:
+    """What to quantize to a type with: every kind of importance, and none if the type can do without."""
+    return (*IMPORTANCES,) if name in oracle.NEED_IMPORTANCE else (None, *IMPORTANCES)
+
+
+def least_importance(name: str) -> str | None:
+    """Choose no importance, or the plainest kind for a type that needs some."""
+    return "constant" if name in oracle.NEED_IMPORTANCE else None
+
+
+def check(got: NDArray[np.uint8], expected: NDArray[np.uint8] | None, name: str, what: str = "") -> None:
+    """Compare bytes with llama.cpp's; where it aborted (None), ours must be such as nobody accepts."""
+    if expected is None:
+        assert not oracle.valid(got, name), what
+    elif comparable(expected, name):
+        np.testing.assert_array_equal(got, expected, what)
+
+
 def comparable(quantized: NDArray[np.uint8], name: str) -> bool:
     """Whether two machines agree on these bytes of llama.cpp's.
 

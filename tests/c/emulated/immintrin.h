@@ -125,6 +125,29 @@ static inline __m512i emu_slli(__m512i v, int by) {
     EACH a.u[k] <<= by;
     return a.vi;
 }
+static inline __m512i emu_srli(__m512i v, unsigned by) {
+    emu512 a = {.vi = v};
+    EACH a.u[k] >>= by;
+    return a.vi;
+}
+static inline __m512i emu_from_u16(__m256i v) {
+    uint16_t words[16];
+    emu512 r;
+    memcpy(words, &v, sizeof words);
+    EACH r.u[k] = words[k];
+    return r.vi;
+}
+static inline __m256i emu_to_u16(__m512i v) {
+    emu512 a = {.vi = v};
+    uint16_t words[16];
+    EACH words[k] = (uint16_t)a.u[k];
+    return _mm256_loadu_si256((const __m256i *)words);
+}
+static inline __m512 emu_permute_quarters(__m512 v, __m512i at) {
+    emu512 a = {.v = v}, i = {.vi = at}, r;
+    EACH r.f[k] = a.f[k / 4 * 4 + (i.u[k] & 3)];
+    return r.v;
+}
 static inline __m512 emu_cast(__m256 low) { return (emu512){.half = {low, low}}.v; }
 static inline __m512 emu_insert(__m512 v, __m256 high) {
     emu512 a = {.v = v};
@@ -169,11 +192,15 @@ static inline __m256i emu_to_half(__m512 v) {
 #define _mm512_or_si512 emu_or
 #define _mm512_sub_epi32 emu_sub
 #define _mm512_slli_epi32 emu_slli
+#define _mm512_srli_epi32 emu_srli
+#define _mm512_cvtepu16_epi32 emu_from_u16
+#define _mm512_cvtepi32_epi16 emu_to_u16
 #define _mm512_cvtepi32_ps emu_from_int
 #define _mm512_cvttps_epi32 emu_truncate
 #define _mm512_cvtepi32_epi8 emu_low_bytes
 #define _mm512_castps256_ps512 emu_cast
 #define _mm512_insertf32x8(v, high, where) emu_insert(v, high)
 #define _mm512_permutexvar_ps emu_permute
+#define _mm512_permutevar_ps emu_permute_quarters
 #define _mm512_cvtph_ps emu_from_half
 #define _mm512_cvtps_ph(v, rounding) emu_to_half(v)

@@ -1,0 +1,374 @@
+/* The search of the IQ2 and IQ3 types: the scale of a sub-block, and for every eight or four of its weights a point
+ * of a codebook (codebooks.h).  The signs are stored by themselves, so that the levels are those of magnitudes. */
+#ifndef GGUFFAST_CODECS_CODEBOOK_H
+#define GGUFFAST_CODECS_CODEBOOK_H
+
+#include "../codebooks.h"
+#include "fit.h"
+
+enum {
+    MOST_TRIES = 32, /* scales tried: at the most 31, and the final one */
+    MOST_POINTS = 8, /* points of a sub-block */
+    TABLE_SIZE = LANES < 8 ? 8 : LANES,
+};
+
+typedef struct {
+    gf_book_name book;
+    int weights, bits, levels; /* of a point: how many, bits of each in a code, how many there are */
+    int block;                 /* weights that share a scale */
+    bool even;     /* of every eight weights an even number is negative, so that seven signs are stored */
+    float squares; /* with an importance matrix: how many times the mean square goes into the weights */
+    float tiny;    /* a sub-block whose largest weight is below this counts as zeros */
+    int tries;     /* scales are tried from -tries to tries steps around that of the largest weight */
+    float step;
+    float fudge;  /* the super-block's scale is stored so many times larger, for a little less error */
+    size_t bytes; /* of a super-block */
+    enum { REFIT_OUTSIDE, REFIT_IF_OUTSIDE, REFIT_ALL } refit; /* what is rounded once more with the best scale */
+} codebook_kind;
+
+/* What level 0, 1, 2, … stands for, times the scale. */
+static const float odd_numbers[16] = {1, 3, 5, 7, 9, 11, 13, 15, 1, 3, 5, 7, 9, 11, 13, 15};
+static const float pairs_of_odd_numbers[16] = {1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7};
+static const float lane_numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+/* A sub-block of every lane: [weight][lane], and what was tried: [try][point][lane]. */
+typedef struct {
+    float x[QK][LANES]; /* magnitudes, but for a weight whose sign was changed to make their number even */
+    float w[QK][LANES], root[QK][LANES]; /* how much each counts, and the root of that */
+    uint16_t code[MOST_TRIES][MOST_POINTS][LANES];
+    float scale[MOST_TRIES][LANES];
+    uint8_t outside[MOST_TRIES][LANES]; /* bit p: point p was not in the codebook, and its neighbour stands there */
+} codebook_search;
+
+/* What was found for the super-blocks of a group. */
+typedef struct {
+    float scale[QK_K / 16][LANES];
+    uint16_t code[QK_K / 4][LANES]; /* [point] */
+    float signs[QK_K / 8][LANES];   /* of eight weights, a bit each */
+    uint32_t zeros[QK_K / 16];      /* bit k: the weights of lane k count as zeros */
+    uint32_t lost;                  /* bit k: lane k overflowed, where llama.cpp gives up */
+} codebook_fits;
+
+INLINE lanes value_at(const codebook_kind *kind, const float *table, codes code, int i) {
+    return kind->bits == 2 ? v_lookup4(table, code, 2 * i) : v_lookup8(table, code, 3 * i);
+}
+
+/* ---- numbers of two and four bytes ---- */
+
+INLINE void store_u16(uint8_t *p, uint32_t a) { p[0] = (uint8_t)a, p[1] = (uint8_t)(a >> 8); }
+INLINE void store_u32(uint8_t *p, uint32_t a) { store_u16(p, a), store_u16(p + 2, a >> 16); }
+INLINE uint32_t load_u16(const uint8_t *p) { return p[0] | (uint32_t)p[1] << 8; }
+INLINE uint32_t load_u32(const uint8_t *p) { return load_u16(p) | load_u16(p + 2) << 16; }
+
+/* ---- weights and signs ---- */
+
+/* How much each weight counts. */
+INLINE void codebook_weights(const codebook_kind *kind, const group *g, size_t at, lanes square_sum, const lanes *x,
+                             lanes *w) {
+    const lanes mean_square = square_sum * v_set(kind->squares) / v_set(QK_K);
+    if (g->w[0]) load_columns(g->w, at, (size_t)kind->block, w);
+    for (int i = 0; i < kind->block; i++) {
+        const lanes square = x[i] * x[i];
+        if (g->w[0]) w[i] = w[i] * v_sqrt(mean_square + square);
+        else if (kind->bits == 2) w[i] = v_set(0.25f) * mean_square + square;
+        else w[i] = square;
+    }
+}
+
+/* Turns eight weights into magnitudes and returns their signs. */
+INLINE lanes take_signs(const codebook_kind *kind, lanes *x, const lanes *w) {
+    const lanes zero = v_set(0), one = v_set(1);
+    lanes negative[8], product = one;
+    for (int i = 0; i < 8; i++) {
+        const mask below = v_lt(x[i], zero);
+        negative[i] = v_select(below, one, zero);
+        product = v_select(below, -product, product);
+    }
+    /* Where their number must be even but is odd, the weight that matters least changes its sign. */
+    const mask odd = v_lt(product, zero);
+    lanes least = w[0] * x[0] * x[0], at = zero;
+    for (int i = 1; i < 8; i++) {
+        const lanes matter = w[i] * x[i] * x[i];
+        const mask less = v_lt(matter, least);
+        least = v_select(less, matter, least);
+        at = v_select(less, v_set((float)i), at);
+    }
+    lanes signs = zero;
+    for (int i = 0; i < 8; i++) {
+        x[i] = v_select(v_lt(x[i], zero), -x[i], x[i]);
+        if (kind->even) {
+            const mask change = v_and(odd, v_eq(at, v_set((float)i)));
+            x[i] = v_select(change, -x[i], x[i]);
+            negative[i] = v_select(change, one - negative[i], negative[i]);
+        }
+        if (i < 7 || !kind->even) signs += negative[i] * v_set((float)(1 << i));
+    }
+    return signs;
+}
+
+/* ---- one try ---- */
+
+/* The codes that the weights round to.  `tame`: no |divide * x| is above 2^22. */
+INLINE void round_to_codes(const codebook_kind *kind, const float x[][LANES], lanes divide, bool tame,
+                           uint16_t code[][LANES]) {
+    const lanes one = v_set(1), shift = v_set((float)(1 << kind->bits));
+    for (int p = 0; p < kind->block / kind->weights; p++) {
+        lanes sum = v_set(0); /* of twice the levels */
+        for (int i = kind->weights - 1; i >= 0; i--) {
+            const lanes twice = divide * v_load(x[p * kind->weights + i]) - one;
+            /* nearest(twice / 2) * 2: above 2^24 floats are even. */
+            const lanes rounded = tame ? (twice + v_set(25165824.f)) - v_set(25165824.f)
+                                       : v_nearest_any(v_set(0.5f) * twice) * v_set(2);
+            sum = sum * shift + clamp(rounded, 0, (float)(2 * (kind->levels - 1)));
+        }
+        v_store_codes(code[p], sum * v_set(0.5f));
+    }
+}
+
+/* The neighbour that is closest to the weights of one lane: its code, or -1 if all are infinitely far.  Neighbours
+ * stand in lanes here.  The error of a weight takes one of few values, so they are looked up, and added in
+ * llama.cpp's order. */
+INLINE int32_t closest(const codebook_kind *kind, const uint16_t *neighbours, int count, const float *x,
+                       const float *root, float scale) {
+    float error[8][TABLE_SIZE];
+    const float *odd = kind->bits == 2 ? pairs_of_odd_numbers : odd_numbers;
+    for (int i = 0; i < kind->weights; i++)
+        for (int k = 0; k < TABLE_SIZE; k += LANES) {
+            const lanes diff = v_set(scale) * v_load(odd + k) - v_set(x[i * LANES]);
+            v_store(error[i] + k, v_set(root[i * LANES]) * diff * diff);
+        }
+    lanes least = v_set(FLT_MAX), at = v_set(0), number = v_load(lane_numbers);
+    for (int n = 0; n < count; n += LANES) {
+        const codes code = v_load_codes(neighbours + n);
+        lanes sum = value_at(kind, error[0], code, 0);
+        for (int i = 1; i < kind->weights; i++) sum += value_at(kind, error[i], code, i);
+        const mask less = v_and(v_lt(sum, least), v_lt(number, v_set((float)count)));
+        least = v_select(less, sum, least);
+        at = v_select(less, number, at);
+        number += v_set(LANES);
+    }
+    const float smallest = v_smallest(least);
+    if (!(smallest < FLT_MAX)) return -1;
+    /* Of equally close ones the first. */
+    const lanes first = v_select(v_eq(least, v_set(smallest)), at, v_set(FLT_MAX));
+    return neighbours[(int)v_smallest(first)];
+}
+
+/* Replaces the codes of lane k that are not in the codebook; returns false where that fails. */
+INLINE bool find_points(const codebook_kind *kind, const gf_codebook *book, codebook_search *s, int try, int p,
+                        size_t lane) {
+    const uint32_t code = s->code[try][p][lane];
+    const uint32_t point = book->points[kind->bits == 2 ? gf_ternary(code) : code];
+    const int count = (int)(point & GF_COUNT_MASK);
+    if (!count) return true;
+    s->outside[try][lane] |= (uint8_t)(1 << p);
+    const size_t first = (size_t)(p * kind->weights) * LANES + lane;
+    const int32_t found = closest(kind, book->neighbours + (point >> GF_COUNT_BITS), count, &s->x[0][0] + first,
+                                  &s->root[0][0] + first, s->scale[try][lane]);
+    if (found < 0) return false;
+    s->code[try][p][lane] = (uint16_t)found;
+    return true;
+}
+
+/* Σ w x q and Σ w q². */
+INLINE void codebook_sums(const codebook_kind *kind, const codebook_search *s, const uint16_t code[][LANES],
+                          lanes *sum_qx, lanes *sum_q2) {
+    const float *odd = kind->bits == 2 ? pairs_of_odd_numbers : odd_numbers;
+    lanes qx = v_set(0), q2 = v_set(0);
+    for (int p = 0; p < kind->block / kind->weights; p++) {
+        const codes c = v_load_codes(code[p]);
+        for (int i = 0; i < kind->weights; i++) {
+            const int at = p * kind->weights + i;
+            const lanes q = value_at(kind, odd, c, i), w = v_load(s->w[at]);
+            qx += w * v_load(s->x[at]) * q;
+            q2 += w * q * q;
+        }
+    }
+    *sum_qx = qx, *sum_q2 = q2;
+}
+
+/* ---- all tries ---- */
+
+/* Of sub-block `at` of lane k: what was tried last is what remains, rounded once more where the best try asks for
+ * it; returns whether it does.  `best` is the number of that try, or -1 if none was any good. */
+INLINE bool refit(const codebook_kind *kind, const gf_codebook *book, codebook_search *s, int last, int best,
+                  size_t k, bool *lost) {
+    const int points = kind->block / kind->weights;
+    const unsigned all = (1u << points) - 1;
+    unsigned again = best < 0 ? 0 : s->outside[best][k];
+    if (kind->refit == REFIT_ALL || (kind->refit == REFIT_IF_OUTSIDE && (again || best < 0))) again = all;
+    if (!(s->scale[last][k] > 0)) again = 0;
+    for (int p = 0; p < points; p++)
+        if (!(again >> p & 1)) s->code[last][p][k] = best < 0 ? 0 : s->code[best][p][k];
+        else if (!find_points(kind, book, s, last, p, k)) *lost = true;
+    return again != 0;
+}
+
+/* The tries of all lanes in turn, into s; lanes that are not `live` are left out. */
+INLINE uint32_t try_scales(const codebook_kind *kind, const gf_codebook *book, codebook_search *s, lanes divisor,
+                           bool tame, uint32_t live) {
+    uint32_t lost = 0;
+    const float top = (float)(2 * kind->levels - 1);
+    for (int t = 0; t <= 2 * kind->tries; t++) {
+        const lanes divide = v_set(top + (float)(t - kind->tries) * kind->step) / divisor;
+        v_store(s->scale[t], v_set(1) / divide);
+        if (tame) round_to_codes(kind, s->x, divide, true, s->code[t]);
+        else round_to_codes(kind, s->x, divide, false, s->code[t]);
+    }
+    memset(s->outside, 0, sizeof s->outside);
+    for (size_t k = 0; k < LANES; k++)
+        for (int p = 0; live >> k & 1 && p < kind->block / kind->weights; p++)
+            for (int t = 0; t <= 2 * kind->tries; t++)
+                if (!find_points(kind, book, s, t, p, k)) lost |= 1u << k;
+    return lost;
+}
+
+/* Fits sub-block j of a group. */
+INLINE void fit_codebook(const codebook_kind *kind, const gf_codebook *book, const group *g, int j,
+                         lanes square_sum, codebook_fits *fits) {
+    const lanes zero = v_set(0), one = v_set(1), limit = v_set(0x1p22f);
+    const int last = 2 * kind->tries + 1, points = kind->block / kind->weights;
+    const size_t at = (size_t)(j * kind->block);
+    codebook_search s;
+    lanes x[QK], w[QK], signs[QK / 8];
+    load_columns(g->x, at, (size_t)kind->block, x);
+    codebook_weights(kind, g, at, square_sum, x, w);
+    for (int i = 0; i < kind->block; i += 8) signs[i / 8] = take_signs(kind, x + i, w + i);
+
+    lanes largest = x[0], smallest = x[0];
+    for (int i = 0; i < kind->block; i++) {
+        largest = v_max(largest, x[i]);
+        smallest = v_min(smallest, x[i]);
+        v_store(s.x[i], x[i]);
+        v_store(s.w[i], w[i]);
+        v_store(s.root[i], v_sqrt(w[i]));
+    }
+    mask live = v_andnot(v_eq(zero, zero), v_lt(largest, v_set(kind->tiny)));
+    lanes divisor = largest, scale = largest / v_set((float)(2 * kind->levels - 1));
+    if (kind->refit == REFIT_ALL) {
+        lanes levels[QK];
+        scale = fit_nonnegative(x, w, QK, 4, levels);
+        divisor = scale * v_set(3);
+        live = v_andnot(live, v_ge(zero, divisor));
+    }
+    divisor = v_select(live, divisor, one);
+    const lanes most = v_set(2.f * (float)kind->levels + (float)kind->tries * kind->step) / divisor;
+    const bool tame = v_all(v_and(v_lt(v_abs(most * largest), limit), v_lt(v_abs(most * smallest), limit)));
+    uint32_t real = v_bits(live) & (uint32_t)((1ull << g->count) - 1);
+    uint32_t lost = try_scales(kind, book, &s, divisor, tame, real);
+
+    lanes best = zero, best_try = v_set(-1);
+    for (int t = 0; t < last; t++) {
+        lanes sum_qx, sum_q2;
+        codebook_sums(kind, &s, s.code[t], &sum_qx, &sum_q2);
+        const mask better = v_and(v_lt(zero, sum_q2), v_lt(best * sum_q2, sum_qx * sum_qx));
+        const lanes fit = sum_qx / sum_q2;
+        scale = v_select(better, fit, scale);
+        best = v_select(better, fit * sum_qx, best);
+        best_try = v_select(better, v_set((float)t), best_try);
+    }
+
+    float tries[LANES], refitted[LANES] = {0};
+    v_store(tries, best_try);
+    v_store(s.scale[last], scale);
+    round_to_codes(kind, s.x, one / scale, false, s.code[last]);
+    for (size_t k = 0; k < LANES; k++) {
+        bool failed = false;
+        if (real >> k & 1 && refit(kind, book, &s, last, (int)tries[k], k, &failed)) refitted[k] = 1;
+        if (failed) lost |= 1u << k;
+    }
+    lanes sum_qx, sum_q2;
+    codebook_sums(kind, &s, s.code[last], &sum_qx, &sum_q2);
+    scale = v_select(v_and(v_lt(zero, v_load(refitted)), v_lt(zero, sum_q2)), sum_qx / sum_q2, scale);
+
+    /* A negative scale turns all signs; llama.cpp gives up where it is not a number. */
+    const mask negative = v_lt(scale, zero);
+    scale = v_select(live, v_select(negative, -scale, scale), zero);
+    fits->lost |= lost | (~v_bits(v_ge(scale, zero)) & real);
+    v_store(fits->scale[j], scale);
+    fits->zeros[j] = ~v_bits(live);
+    for (int i = 0; i < kind->block / 8; i++) {
+        const lanes turned = v_select(negative, v_set(kind->even ? 127 : 255) - signs[i], signs[i]);
+        v_store(fits->signs[j * kind->block / 8 + i], v_select(live, turned, zero));
+    }
+    for (int p = 0; p < points; p++)
+        for (size_t k = 0; k < LANES; k++) fits->code[j * points + p][k] = real >> k & 1 ? s.code[last][p][k] : 0;
+}
+
+INLINE void fit_codebook_group(const codebook_kind *kind, const gf_codebook *book, const group *g,
+                               codebook_fits *fits) {
+    const lanes square_sum = sum_of_squares(g->x, QK_K);
+    fits->lost = 0;
+    for (int j = 0; j < QK_K / kind->block; j++) fit_codebook(kind, book, g, j, square_sum, fits);
+}
+
+/* ---- super-blocks ---- */
+
+/* One super-block: what its lane of the fits becomes. */
+typedef struct {
+    gf_half d;
+    bool zero;                /* all scales are */
+    bool zeros[QK_K / 16];    /* the weights of a sub-block count as zeros */
+    uint8_t scale[QK_K / 16]; /* 0 … 15, meaning 1, 3, 5, … */
+    uint8_t signs[QK_K / 8];
+    uint16_t index[QK_K / 4];
+} codebook_block;
+
+INLINE void finish_codebook(const codebook_kind *kind, const gf_codebook *book, const codebook_fits *fits,
+                            size_t lane, codebook_block *b) {
+    const int scales = QK_K / kind->block;
+    float largest = 0;
+    for (int j = 0; j < scales; j++)
+        if (!(largest > fits->scale[j][lane])) largest = fits->scale[j][lane];
+    b->zero = largest == 0;
+    const float d = largest / 31, per_d = 1 / d;
+    for (int j = 0; j < scales; j++) b->zeros[j] = fits->zeros[j] >> lane & 1;
+    for (int j = 0; j < scales; j++)
+        b->scale[j] =
+            b->zero ? 0 : (uint8_t)clamp_int(nearest_int(0.5f * (per_d * fits->scale[j][lane] - 1)), 0, 15);
+    b->d = b->zero ? gf_half_from_float(0) : gf_half_from_float(d * kind->fudge);
+    if (fits->lost >> lane & 1) b->d = gf_half_from_float(INFINITY);
+    for (int i = 0; i < QK_K / 8; i++) b->signs[i] = (uint8_t)fits->signs[i][lane];
+    for (int p = 0; p < QK_K / kind->weights; p++) {
+        const uint32_t code = fits->code[p][lane];
+        b->index[p] = (uint16_t)(book->points[kind->bits == 2 ? gf_ternary(code) : code] >> GF_COUNT_BITS);
+    }
+}
+
+INLINE void quantize_codebook(const codebook_kind *kind, void (*pack)(const codebook_block *, void *),
+                              const float *src, void *dst, size_t nrows, size_t ncols, const float *importance) {
+    const gf_codebook *book = gf_codebook_get(kind->book);
+    const size_t per_row = ncols / QK_K, total = nrows * per_row;
+    uint8_t *y = dst;
+    for (size_t first = 0; first < total; first += LANES) {
+        const group g = group_at(src, importance, QK_K, first, total, per_row);
+        codebook_fits fits;
+        fit_codebook_group(kind, book, &g, &fits);
+        for (size_t k = 0; k < g.count; k++, y += kind->bytes) {
+            codebook_block b;
+            finish_codebook(kind, book, &fits, k, &b);
+            pack(&b, y);
+        }
+    }
+}
+
+/* ---- back ---- */
+
+/* All eight signs from seven: their number is even. */
+INLINE unsigned eight_signs(unsigned seven) {
+    unsigned odd = seven ^ seven >> 4;
+    odd ^= odd >> 2;
+    return seven | ((odd ^ odd >> 1) & 1) << 7;
+}
+
+/* The weights of a point: `values` are what its levels mean, bit i of `signs` turns weight i. */
+INLINE void unpack_point(const codebook_kind *kind, const gf_codebook *book, unsigned index, unsigned signs,
+                         float d, const float *values, float *dst) {
+    const unsigned code = book->codes[index];
+    for (int i = 0; i < kind->weights; i++) {
+        const float value = d * values[code >> kind->bits * i & ((1u << kind->bits) - 1)];
+        dst[i] = signs >> i & 1 ? -value : value;
+    }
+}
+
+#endif
