@@ -63,12 +63,13 @@ def test_the_kernels_are_clean(compiler: str, target: str, tmp_path: Path) -> No
 
 @pytest.mark.toolchain
 def test_threads_do_not_race(tmp_path: Path) -> None:
-    """For the choice of the target, above all: any thread may be the first to need it, or change it."""
+    """For the choice of the target and for the codebooks, above all: any thread may be the first to need them."""
     sanitize = ["-fsanitize=thread", "-g"]
     have = [f"-DGF_HAVE_{target.upper()}" for target in KERNELS]
     units = {
         **{name: ["csrc/target.c", f"-DGF_TARGET={name}", *flags] for name, flags in KERNELS.items()},
         "dispatch": ["csrc/dispatch.c", *have],
+        "codebooks": ["csrc/codebooks.c"],
         "threads": ["tests/c/threads.c"],
     }
     for name, arguments in units.items():

@@ -1,4 +1,5 @@
-/* Threads that all are the first to need the target, quantize, and change it for each other: for ThreadSanitizer.
+/* Threads that all are the first to need the target and a codebook, quantize, and change the target for each other:
+ * for ThreadSanitizer.
  *
  * Prints the targets that there are; fails if a thread's bytes are not those of all others. */
 #include "gguffast.h"
@@ -10,7 +11,7 @@
 
 enum { THREADS = 8, ROUNDS = 20, ROWS = 4, COLUMNS = 512 };
 
-static const int types[] = {GF_Q4_0, GF_Q8_0, GF_Q4_K, GF_Q6_K, GF_IQ4_NL, GF_F16};
+static const int types[] = {GF_Q4_0, GF_Q8_0, GF_Q4_K, GF_Q6_K, GF_IQ2_S, GF_IQ3_S, GF_IQ4_NL, GF_F16};
 enum { TYPES = sizeof types / sizeof *types };
 
 static float weights[ROWS * COLUMNS], importance[COLUMNS];
@@ -49,6 +50,9 @@ static void run(void *(*function)(void *)) {
 
 static void *ask(void *argument) {
     (void)argument;
+    const uint8_t zeros[256] = {0};
+    float none[256];
+    gf_dequantize(GF_IQ3_S, zeros, none, 256);
     return (void *)(uintptr_t)gf_target();
 }
 
