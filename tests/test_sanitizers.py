@@ -63,7 +63,7 @@ def test_the_kernels_are_clean(compiler: str, target: str, tmp_path: Path) -> No
 
 @pytest.mark.toolchain
 def test_threads_do_not_race(tmp_path: Path) -> None:
-    """For the choice of the target and for the codebooks, above all: any thread may be the first to need them."""
+    """Above all for the target and the codebooks: any thread may be the first to need them."""
     sanitize = ["-fsanitize=thread", "-g"]
     have = [f"-DGF_HAVE_{target.upper()}" for target in KERNELS]
     units = {
