@@ -201,9 +201,9 @@ def quantization(source: Source, file_type: FileType, options: Options) -> Job:
     try:
         choices = choose_types(source.metadata, weights, file_type, options)
         check_choices(weights, choices, options)
+        number = file_type_number(file_type, source.metadata, weights, options.override_kv)
     except (DataError, FormatError) as error:
         raise type(error)(f"{source.paths[0]}: {error}") from None
-    number = file_type_number(file_type, source.metadata, weights, options.override_kv)
     matrix = options.imatrix
     kvs = output_kvs(source.kvs, number, options.override_kv, matrix.kvs() if matrix else ())
     return Job(kvs, tensors, choices, matrix)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gguffast.filetypes import ALIASES, GUESSED, FileType, LlamaFileType
-from gguffast.recipe.model import Weight, is_int, order_key
+from gguffast.recipe.model import Weight, is_int, order_key, whole_number
 from gguffast.recipe.options import Override, check_override
 from gguffast.shards import SPLIT_KEYS
 from gguffast.types import GGMLQuantizationType
@@ -33,8 +33,9 @@ def file_type_number(
     for key, value in overrides:
         if key == "general.file_type" and is_int(value):
             return abs(value)
-    known = metadata.get("general.file_type")
-    return int(known) if known is not None else guess_file_type(tensors) | GUESSED
+    if "general.file_type" in metadata:
+        return whole_number(metadata, "general.file_type", 0)
+    return guess_file_type(tensors) | GUESSED
 
 
 def guess_file_type(tensors: Iterable[Weight]) -> LlamaFileType:

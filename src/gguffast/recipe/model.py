@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol, TypeGuard, TypeVar
 
+from gguffast.errors import FormatError
 from gguffast.recipe.options import Override
 from gguffast.types import GGMLQuantizationType
 
@@ -18,6 +19,21 @@ Weight = tuple[str, Sequence[int], GGMLQuantizationType]
 def is_int(value: object) -> TypeGuard[int]:
     """Tell a number from a bool, which Python counts among them."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def whole_number(metadata: Mapping[str, Any], key: str, default: int) -> int:
+    """Look a whole number up; FormatError if the key holds anything else."""
+    value = metadata.get(key, default)
+    if not is_int(value):
+        raise _unexpected(key, value, "a whole number")
+    return value
+
+
+def _unexpected(key: str, value: object, expected: str) -> FormatError:
+    return FormatError(
+        f"the key {key!r} is {value!r:.60}, expected {expected}; the file is damaged or was made by a faulty "
+        "program: convert the model again"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +66,21 @@ class Model:
         first: dict[str, Any] = dict(reversed(overrides))
         architecture = first.get("general.architecture")
         if not isinstance(architecture, str):
-            architecture = str(metadata.get("general.architecture", ""))
+            architecture = metadata.get("general.architecture", "")
+            if not isinstance(architecture, str):
+                raise _unexpected("general.architecture", architecture, "a string")
 
         def number(key: str, default: int = 0) -> int:
             key = f"{architecture}.{key}"
             value = first.get(key)
-            return abs(value) if is_int(value) else int(metadata.get(key, default))
+            return abs(value) if is_int(value) else whole_number(metadata, key, default)
 
         def of_first_layer(key: str, default: int) -> int:
             # A list has one value a layer. Overrides change neither lists nor what is not there.
             value = metadata.get(f"{architecture}.{key}", default)
-            if hasattr(value, "__len__"):
-                return int(value[0]) if len(value) else 0
+            items = value.tolist() if hasattr(value, "tolist") else value
+            if isinstance(items, list):
+                return whole_number({key: items[0]}, key, 0) if items else 0
             return number(key) if f"{architecture}.{key}" in metadata else default
 
         n_head = of_first_layer("attention.head_count", 0)
