@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gguffast.errors import FormatError
+from gguffast.errors import FormatError, GGUFFastError
 from gguffast.sources.checkpoint import Checkpoint, open_checkpoint
 from gguffast.sources.lazy import FLOAT8_VALUES, DType, LazyTensor
 from support.handmade import Raw, raw, write_safetensors
@@ -352,7 +355,7 @@ def test_gptq_groups_that_do_not_exist(tmp_path: Path, bad: int) -> None:
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, ["'modelopt'", "'NVFP4'"]),
         ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, ["'pack-quantized'"]),
         ({"quant_method": "compressed-tensors", "format": "float-quantized"}, ["config"]),
-        ({"quant_method": "fp8", "weight_block_size": "128x128"}, ["'128x128'"]),
+        ({"quant_method": "fp8", "weight_block_size": "128x128"}, ["128x128"]),
         ({"quant_method": "fp8", "weight_block_size": [0, 1]}, ["[0, 1]"]),
         ({"quant_method": ["x"]}, ["['x']"]),
         ({"quant_method": "a\nb"}, ["'a\\nb'"]),
@@ -384,3 +387,87 @@ def test_compressed_tensors_groups_that_cannot_be_read(tmp_path: Path, groups: o
     config = {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": groups}
     with pytest.raises(FormatError, match="compressed-tensors with several groups"):
         opened(tmp_path, {"x": raw(np.ones(1, "f4"))}, config)
+
+
+# --- Whatever stands there --------------------------------------------------------------------------------
+
+ODD = (
+    st.none()
+    | st.booleans()
+    | st.sampled_from([-1, 0, 1, 2, 3, 4, 8, 1 << 31, 1 << 62, 1 << 90, 0.5, "4", "int"])
+)
+ODD_LISTS = ODD | st.lists(ODD, max_size=3)
+WEIGHTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "strategy": st.sampled_from(["channel", "block", "group", "tensor", "tensor_group", "token"])
+        | ODD_LISTS,
+        "type": st.sampled_from(["int", "float"]) | ODD,
+        "num_bits": st.sampled_from([4, 8]) | ODD,
+        "group_size": st.sampled_from([16, 32, 128]) | ODD,
+        "symmetric": ODD,
+        "actorder": ODD,
+        "block_structure": st.just([128, 128]) | ODD_LISTS,
+    },
+)
+GROUPS = st.fixed_dictionaries({"weights": WEIGHTS | ODD_LISTS}, optional={"format": ODD})
+METHODS = ["fp8", "gptq", "awq", "compressed-tensors", "modelopt", "bitsandbytes", "mxfp4", "bitnet"]
+FORMATS = [
+    "float-quantized", "int-quantized", "naive-quantized", "pack-quantized", "nvfp4-pack-quantized",
+]  # fmt: skip
+QUANTIZATION = st.fixed_dictionaries(
+    {"quant_method": st.sampled_from(METHODS) | ODD_LISTS},
+    optional={
+        "bits": st.sampled_from([2, 3, 4, 8]) | ODD_LISTS,
+        "group_size": ODD_LISTS,
+        "desc_act": ODD,
+        "checkpoint_format": st.sampled_from(["gptq", "gptq_v2"]) | ODD_LISTS,
+        "version": st.sampled_from(["gemm", "gemv"]) | ODD_LISTS,
+        "zero_point": ODD,
+        "weight_block_size": st.just([128, 128]) | ODD_LISTS,
+        "format": st.sampled_from(FORMATS) | ODD_LISTS,
+        "quant_algo": st.sampled_from(["FP8", "NVFP4", "W4A16_AWQ"]) | ODD_LISTS,
+        "config_groups": ODD_LISTS | st.dictionaries(st.text(max_size=3), ODD_LISTS | GROUPS, max_size=2),
+        "ignore": ODD_LISTS,
+    },
+)  # fmt: skip
+SUFFIXES = [
+    ".weight", ".weight_scale", ".weight_scale_inv", ".weight_packed", ".weight_shape", ".weight_zero_point",
+    ".weight_g_idx", ".weight_global_scale", ".weight_scale_2", ".qweight", ".qzeros", ".scales", ".g_idx",
+    ".SCB", ".weight_format", "_blocks", "_scales", ".weight.quant_state.bitsandbytes__nf4", ".weight.absmax",
+    ".weight.quant_map", ".weight.nested_absmax", ".weight.nested_quant_map", ".qscale_weight",
+]  # fmt: skip
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 4, 8, 16, 32]), max_size=4)
+DTYPES = st.sampled_from(
+    ["F32", "F16", "BF16", "U8", "I8", "I32", "I64", "I16", "F8_E4M3", "F8_E8M0", "BOOL"]
+)
+
+
+@given(
+    QUANTIZATION,
+    st.dictionaries(st.sampled_from(SUFFIXES), st.tuples(DTYPES, SHAPES), max_size=7),
+    st.integers(),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_configuration_and_tensors_never_surprise(
+    tmp_path_factory: pytest.TempPathFactory,
+    config: dict[str, Any],
+    tensors: dict[str, tuple[str, list[int]]],
+    seed: int,
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "any"
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(abs(seed))
+    content = {}
+    for suffix, (dtype, shape) in tensors.items():
+        size = math.prod(shape) * DType[dtype].itemsize
+        content[f"l{suffix}"] = Raw(dtype, shape, random.bytes(size) if seed % 2 else bytes(size))
+    message = ""
+    try:
+        checkpoint = opened(folder, content, config)
+        for tensor in checkpoint.tensors.values():
+            assert tensor.values().shape == tensor.shape
+    except GGUFFastError as error:
+        message = str(error)
+    assert message.isprintable()
+    assert len(message) < 1000

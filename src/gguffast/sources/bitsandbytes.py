@@ -149,7 +149,7 @@ class _NestedScales(LazyTensor):
         self._block = block
         self._offset = np.float32(offset)
 
-    def read_into(self, first: int, into: memoryview) -> None:
+    def read(self, first: int, into: memoryview) -> None:
         out = as_array(into, DType.F32)
         low, high = first // self._block, (first + out.size - 1) // self._block
         outer = self._outer.elements(low, high - low + 1)
@@ -171,7 +171,7 @@ class _FourBit(LazyTensor):
         self._pairs = np.stack([levels[byte >> 4], levels[byte & 15]], axis=1).view(np.uint64).reshape(-1)
         self._scales = scales
 
-    def read_into(self, first: int, into: memoryview) -> None:
+    def read(self, first: int, into: memoryview) -> None:
         out = as_array(into, self.dtype)
         end = first + out.size
         low, high = first // self._block, -(-end // self._block)
@@ -234,7 +234,7 @@ class _Int8(LazyTensor):
         self._weight = weight
         self._scales = scales
 
-    def read_into(self, first: int, into: memoryview) -> None:
+    def read(self, first: int, into: memoryview) -> None:
         out = as_array(into, self.dtype)
         for piece in row_pieces(first, out.size, self.n_columns, _CHUNK):
             values = self._weight.elements(first + piece.place.start, piece.size).astype(np.float32)

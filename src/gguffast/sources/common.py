@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from gguffast.errors import FormatError
@@ -13,6 +15,8 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # real models are a thousandth of the weights; what is more than an eighth of them, and large, is no model.
 _FREE_DESCRIPTION = 2 << 20
 _LEAST_WEIGHTS = 8
+
+_MAX_AXES = 32
 
 
 def longest_description(weights: int) -> int:
@@ -62,8 +66,13 @@ def check_proportion(file: str, what: str, length: int, weights: int) -> None:
         )
 
 
-def naturals(value: object, most: int = 1 << 62) -> tuple[int, ...] | None:
-    """Lengths or offsets that a file states: a list of integers from 0 to ``most``, or None if it is not."""
-    if isinstance(value, list) and all(type(n) is int and 0 <= n <= most for n in value):
+def naturals(value: object) -> tuple[int, ...] | None:
+    """Lengths or offsets that a file states: a list of integers from 0 to 2^62, or None if it is not."""
+    if isinstance(value, list) and all(type(n) is int and 0 <= n <= 1 << 62 for n in value):
         return tuple(value)
     return None
+
+
+def is_shape(lengths: Sequence[int]) -> bool:
+    """Whether an array can have this shape: empty ones too, if only one axis were of another length."""
+    return len(lengths) <= _MAX_AXES and math.prod(n or 1 for n in lengths) < 1 << 59

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gguffast.documents import shown
 from gguffast.errors import FormatError, quote
 from gguffast.sources.bitsandbytes import dequantize_bitsandbytes
+from gguffast.sources.common import naturals
 from gguffast.sources.gptq import dequantize_gptq
 from gguffast.sources.lazy import (
     DType,
@@ -113,11 +115,10 @@ def _block_shape(path: Path, value: object) -> tuple[int, ...]:
     """Rows and columns that share a scale; empty if the scale's own shape says it all."""
     if value is None:
         return ()
-    if not isinstance(value, list | tuple) or not all(type(n) is int and 0 < n < 1 << 31 for n in value):
-        raise FormatError(
-            f"{path}: quantization_config: a block of {quote(str(value))}, expected [rows, columns]"
-        )
-    return tuple(value)
+    block = naturals(value)
+    if block is None or len(block) != 2 or 0 in block:
+        raise FormatError(f"{path}: quantization_config: a block of {shown(value)}, expected [rows, columns]")
+    return block
 
 
 def _compressed_block(path: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
@@ -159,7 +160,7 @@ class _Scaled(LazyTensor):
         self._scale = to_f32(reshape(scale, scale.shape + padding or (1,)))
         self._blocks = blocks + padding
 
-    def read_into(self, first: int, into: memoryview) -> None:
+    def read(self, first: int, into: memoryview) -> None:
         out = as_array(into, DType.F32)
         for piece in row_pieces(first, out.size, self.n_columns, _CHUNK):
             weight = self._weight.elements(first + piece.place.start, piece.size)
@@ -171,13 +172,10 @@ class _Scaled(LazyTensor):
     def _scales(self, piece: Piece) -> NDArray[np.float32]:
         """Scales of a piece: a column, or one for each number."""
         scales = self._row_scales(piece)
-        width = scales.shape[1]
-        if width == 1:
+        if scales.shape[1] == 1:
             return scales
-        size = self._blocks[-1]
-        low, high = piece.column // size, -(-(piece.column + piece.n_columns) // size)
-        repeated = np.repeat(scales[:, low:high], size, axis=1)
-        return repeated[:, piece.column - low * size :][:, : piece.n_columns]
+        columns = np.arange(piece.column, piece.column + piece.n_columns)
+        return scales.take(columns // self._blocks[-1], axis=1)
 
     def _row_scales(self, piece: Piece) -> NDArray[np.float32]:
         """Rows of the scale that serve the rows of a piece, one for each."""

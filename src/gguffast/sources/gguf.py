@@ -31,6 +31,10 @@ class GGUFTensor:
         """Product of all dimensions but the first."""
         return self._info.n_rows
 
+    def read_into(self, offset: int, into: memoryview) -> None:
+        """Fill `into` with the bytes from byte `offset` on."""
+        self._info.read_into(offset, into)
+
     def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
         """Bytes of the rows ``[first, first + count)``, read into ``into``."""
         rows = into[: count * self.row_bytes]
@@ -75,6 +79,11 @@ class GGUFSource:
     def kvs(self) -> Sequence[KV]:
         """Encoded metadata, of the first shard."""
         return self._files[0].kvs
+
+    def check_unchanged(self) -> None:
+        """Make sure that no file has changed since it was opened; FileError if one has."""
+        for file in self._files:
+            file.check_unchanged()
 
     def close(self) -> None:
         """Close the files."""

@@ -110,7 +110,7 @@ class _Packed(LazyTensor):
         self._bits = bits
         self._offset = offset
 
-    def read_into(self, first: int, into: memoryview) -> None:
+    def read(self, first: int, into: memoryview) -> None:
         out = as_array(into, DType.F32)
         for piece in row_pieces(first, out.size, self.n_columns, out.size):
             table = out[piece.place].reshape(piece.n_rows, piece.n_columns)

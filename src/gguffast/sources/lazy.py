@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     Elementwise = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-# Elements that are read at once however few of them are wanted: a call costs as much as copying these.
-_SMALL_READ = 4096
+# Elements that are read at once however few of them are wanted: half a megabyte is copied in about the time
+# that Python takes for a few calls.
+_SMALL_READ = 1 << 18
 
 
 class DType(Enum):
@@ -82,7 +83,7 @@ class LazyTensor(ABC):
     shape : tuple of int
         Lengths in NumPy order: the last axis is the contiguous one.
     dtype : DType
-        Number format of the bytes that `read_into` gives.
+        Number format of the bytes that `read` gives.
     """
 
     # A checkpoint has a hundred thousand of them.
@@ -117,7 +118,7 @@ class LazyTensor(ABC):
         return f"<{type(self).__name__} {self.name} {list(self.shape)} {self.dtype.name}>"
 
     @abstractmethod
-    def read_into(self, first: int, into: memoryview) -> None:
+    def read(self, first: int, into: memoryview) -> None:
         """Fill ``into`` with elements from number ``first`` on, row-major, little-endian.
 
         Not rows: a row may be longer than anybody's buffer. Threads may call this at the same time.
@@ -133,7 +134,7 @@ class LazyTensor(ABC):
     def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
         """Fill the start of ``into`` with rows ``first`` to ``first + count - 1``, and return it."""
         rows = into[: count * self.row_bytes]
-        self.read_into(first * self.n_columns, rows)
+        self.read(first * self.n_columns, rows)
         return rows
 
     def numpy(self) -> NDArray[Any]:
@@ -148,7 +149,7 @@ class LazyTensor(ABC):
         """Elements ``first`` to ``first + count - 1`` of the flattened tensor, as ``dtype.storage``."""
         array = np.empty(count, self.dtype.storage)
         if count:
-            self.read_into(first, as_bytes(array))
+            self.read(first, as_bytes(array))
         return array
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
@@ -309,8 +310,8 @@ class StoredTensor(LazyTensor):
         self.file = file
         self.offset = offset
 
-    def read_into(self, first: int, into: memoryview) -> None:
-        """See `LazyTensor.read_into`."""
+    def read(self, first: int, into: memoryview) -> None:
+        """See `LazyTensor.read`."""
         self.file.read_into(self.offset + first * self.dtype.itemsize, into, f"tensor {quote(self.name)}")
 
 
@@ -327,8 +328,8 @@ class HeldTensor(LazyTensor):
         super().__init__(name, array.shape, dtype)
         self._bytes = as_bytes(array)
 
-    def read_into(self, first: int, into: memoryview) -> None:
-        """See `LazyTensor.read_into`."""
+    def read(self, first: int, into: memoryview) -> None:
+        """See `LazyTensor.read`."""
         start = first * self.dtype.itemsize
         into[:] = self._bytes[start : start + len(into)]
 
@@ -346,7 +347,7 @@ class _Widened(LazyTensor):
         super().__init__(tensor.name, tensor.shape, DType.F32)
         self._tensor = tensor
 
-    def read_into(self, first: int, into: memoryview) -> None:
+    def read(self, first: int, into: memoryview) -> None:
         out = as_array(into, DType.F32)
         to_float32(self._tensor.elements(first, out.size), self._tensor.dtype, out)
 
@@ -357,7 +358,7 @@ class _Computed(LazyTensor):
         self._tensor = tensor
         self._function = function
 
-    def read_into(self, first: int, into: memoryview) -> None:
+    def read(self, first: int, into: memoryview) -> None:
         out = as_array(into, self.dtype)
         values = self._function(to_float32(self._tensor.elements(first, out.size), self._tensor.dtype))
         round_to(self.dtype, values, out)
@@ -371,8 +372,8 @@ class _Window(LazyTensor):
         self._tensor = tensor
         self._start = start
 
-    def read_into(self, first: int, into: memoryview) -> None:
-        self._tensor.read_into(self._start + first, into)
+    def read(self, first: int, into: memoryview) -> None:
+        self._tensor.read(self._start + first, into)
 
 
 class _Bytes(LazyTensor):
@@ -380,7 +381,7 @@ class _Bytes(LazyTensor):
         super().__init__(tensor.name, (tensor.size * tensor.dtype.itemsize,), DType.U8)
         self._tensor = tensor
 
-    def read_into(self, first: int, into: memoryview) -> None:
+    def read(self, first: int, into: memoryview) -> None:
         item = self._tensor.dtype.itemsize
         low, high = first // item, -(-(first + len(into)) // item)
         data = as_bytes(self._tensor.elements(low, high - low))
@@ -393,14 +394,14 @@ class _Concatenated(LazyTensor):
         self._tensors = tensors
         self._ends = list(accumulate(tensor.size for tensor in tensors))
 
-    def read_into(self, first: int, into: memoryview) -> None:
+    def read(self, first: int, into: memoryview) -> None:
         done, item = 0, self.dtype.itemsize
         part = bisect_right(self._ends, first)
         while done < len(into):
             tensor, end = self._tensors[part], self._ends[part]
             place = into[done : done + (end - first) * item]
             if place:
-                tensor.read_into(first - (end - tensor.size), place)
+                tensor.read(first - (end - tensor.size), place)
             done += len(place)
             first, part = end, part + 1
 
@@ -432,7 +433,7 @@ class _Gathered(LazyTensor):
         self._start_of = start_of
         self._step = step
 
-    def read_into(self, first: int, into: memoryview) -> None:
+    def read(self, first: int, into: memoryview) -> None:
         out = as_array(into, self.dtype)
         for piece in row_pieces(first, out.size, self._width, out.size):
             starts = self._start_of(np.arange(piece.row, piece.row + piece.n_rows))
@@ -590,16 +591,18 @@ def strided(tensor: LazyTensor, shape: Sequence[int], stride: Sequence[int], off
 
 
 def transpose(tensor: LazyTensor) -> LazyTensor:
-    """Swap the axes of a 2-D tensor.
+    """Swap the last two axes: transpose a matrix, or each matrix of a stack.
 
     Raises
     ------
     FormatError
-        The tensor is not 2-D.
+        The tensor has fewer axes.
     """
-    if len(tensor.shape) != 2:
+    if len(tensor.shape) < 2:
         raise FormatError(f"tensor {tensor.name}: shape {list(tensor.shape)}, expected two axes to transpose")
-    return strided(tensor, tensor.shape[::-1], (1, tensor.shape[1]))
+    *leading, height, width = tensor.shape
+    outer = [math.prod(tensor.shape[axis + 1 :]) for axis in range(len(leading))]
+    return strided(tensor, (*leading, width, height), (*outer, 1, width))
 
 
 def _same_dtype(tensors: Sequence[LazyTensor]) -> Sequence[LazyTensor]:
@@ -624,11 +627,19 @@ class NamedTensor(NamedTuple):
     type: GGMLQuantizationType
     n_rows: int
     row_bytes: int
-    read_rows: Callable[[int, int, memoryview], memoryview]
+    tensor: LazyTensor
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        """See `gguffast.sources.SourceTensor`."""
+        self.tensor.read(offset // self.tensor.dtype.itemsize, into)
+
+    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
+        """See `gguffast.sources.SourceTensor`."""
+        return self.tensor.read_rows(first, count, into)
 
 
 def as_source(name: str, tensor: LazyTensor) -> NamedTensor:
     """Name a tensor for the engine; formats that it does not read become F32."""
     tensor = widen(tensor)
     type_ = GGMLQuantizationType[tensor.dtype.name]
-    return NamedTensor(name, tensor.shape[::-1], type_, tensor.n_rows, tensor.row_bytes, tensor.read_rows)
+    return NamedTensor(name, tensor.shape[::-1], type_, tensor.n_rows, tensor.row_bytes, tensor)

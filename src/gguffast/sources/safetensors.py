@@ -14,12 +14,11 @@ from typing import Any
 from gguffast.documents import parse_json, shown
 from gguffast.errors import FormatError, quote
 from gguffast.reading import ReadableFile
-from gguffast.sources.common import check_proportion, naturals
+from gguffast.sources.common import check_proportion, is_shape, naturals
 from gguffast.sources.lazy import DType, LazyTensor, StoredTensor
 
 # Limit of the format.
 _MAX_HEADER = 100_000_000
-_MAX_AXES = 64
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
@@ -72,7 +71,7 @@ def _tensor(file: ReadableFile, name: str, entry: object, start: int) -> StoredT
         raise FormatError(f"{place} has dtype {quote(entry['dtype'])}; readable are {known}")
     dtype = DType[entry["dtype"]]
     shape, offsets = naturals(entry["shape"]), naturals(entry["data_offsets"])
-    if shape is None or len(shape) > _MAX_AXES:
+    if shape is None or not is_shape(shape):
         raise FormatError(f"{place} has the shape {shown(entry['shape'])}, expected a list of lengths")
     if offsets is None or len(offsets) != 2 or not offsets[0] <= offsets[1] <= file.size - start:
         raise FormatError(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from gguffast.errors import FormatError, quote
 from gguffast.reading import ReadableFile
+from gguffast.sources.common import is_shape
 from gguffast.sources.lazy import DType, LazyTensor, StoredTensor, strided
 from gguffast.sources.stored_zip import Member, read_members
 
@@ -151,6 +152,8 @@ def _view(storage: _Storage, dtype: DType, offset: object, size: object, stride:
     size, stride = _naturals(size), _naturals(stride)
     if len(size) != len(stride):
         raise ValueError(f"a tensor of {len(size)} axes with {len(stride)} strides")
+    if not is_shape(size):
+        raise ValueError(f"a tensor of the shape {list(size)}")
     return _View(storage, dtype, _natural(offset), size, stride)
 
 
