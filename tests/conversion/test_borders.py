@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gguffast.conversion.architecture import Facts
 from gguffast.conversion.architectures import find_architecture
-from gguffast.conversion.hparams import Hparams, class_name, read_config
+from gguffast.conversion.hparams import class_name, read_config
 from gguffast.conversion.metadata import Weights, read_general
 from gguffast.conversion.tensors import map_tensors
 from gguffast.conversion.vocab import LLAMA_KINDS, load_vocab
@@ -42,7 +42,7 @@ def test_no_configuration_is_a_crash(name: str, unpacked: Path, tmp_path: Path) 
         path.write_text(json.dumps(changed))
         read = read_config(tmp_path)
         architecture = find_architecture(class_name(read, path))
-        hparams = Hparams(read, architecture.defaults, architecture.ignored, path)
+        hparams = architecture.hparams(read, path, list(tensors))
         architecture.vocabulary(hparams)
         list(architecture.generated(hparams))
         if with_tensors:

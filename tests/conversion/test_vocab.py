@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gguffast.conversion.architectures import find_architecture
-from gguffast.conversion.hparams import Hparams, class_name, read_config
+from gguffast.conversion.hparams import class_name, read_config
 from gguffast.conversion.vocab import LLAMA_KINDS, Vocab, load_vocab
 from gguffast.errors import FormatError
 from support.checkpoints import DATA, NAMES
@@ -40,7 +40,7 @@ def test_the_keys_are_the_references(name: str, unpacked: Path) -> None:
     folder = unpacked / name
     config = read_config(folder)
     architecture = find_architecture(class_name(config, folder))
-    hparams = Hparams(config, architecture.defaults, architecture.ignored, folder / "config.json")
+    hparams = architecture.hparams(config, folder / "config.json")
     # No --pre: the reference needed it for these vocabularies, the structure tells it.
     vocab = load_vocab(folder, hparams.values, **architecture.vocabulary(hparams))
     assert as_reference(vocab, 40) == KVS[name]

@@ -1,26 +1,32 @@
-"""The small language in which a model family is declared: tensor rules and metadata keys.
+"""The small language in which a model family is declared: what a rule, a key and a size are.
 
 An architecture file (see ``architectures/``) says which Hugging Face classes it covers, what each of their
 tensors is called in GGUF and which shape it has, and which configuration values become which metadata keys.
+Its words come from four modules: this one has the sentences and the sizes, `blocks` the groups of tensors
+that many families share, `steps` what is done to tensors on the way, and `keys` the metadata.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gguffast.conversion.hparams import Default, Hparams
-from gguffast.documents import FLOAT32_MAX, UINT32_MAX
-from gguffast.errors import FormatError, OptionError
-from gguffast.gguf import KV, GGUFValueType, kv
+from gguffast.conversion.hparams import Default, Hparams, Mtp
+from gguffast.errors import OptionError
+from gguffast.gguf import KV
+from gguffast.sources.lazy import LazyTensor
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 Size = Callable[[Hparams], int]
+"""A length that the configuration makes; in a layer's tensor it may look at ``h.layer``."""
+
+Step = Callable[[LazyTensor, Hparams], LazyTensor]
+"""Something that is done to a tensor on its way; lazy, like all of :mod:`gguffast.sources.lazy`."""
 
 
 class Rule(NamedTuple):
@@ -29,28 +35,31 @@ class Rule(NamedTuple):
     Attributes
     ----------
     name : str or tuple of str
-        GGUF name without its ending; several names split the rows of each matrix evenly.
+        GGUF name without its ending; several names share the rows of the matrix, or of each one of a stack.
     shape : tuple of Size
         Expected shape, NumPy order. A bias has the first size alone.
-    heads : Size, optional
-        Number of heads whose rows are reordered from half-split to interleaved rotary order.
-    plus_one : bool
-        Whether 1 is added (Gemma stores norms as offsets from 1).
-    cut_rows : bool
-        Whether rows beyond the tokenizer's vocabulary are left out.
+    steps : tuple of Step
+        What is done to it, in this order, before its rows are shared out.
+    parts : tuple of Size
+        How many rows each of several names gets; evenly without it.
+    ending : str, optional
+        Ending of the GGUF name; None is that of the checkpoint's, ``.weight`` if it has none.
     bias : bool
         Whether a ``.bias`` has to be there; without it one is taken if it is there.
     optional : bool
         Whether the tensor may be missing.
+    when : callable, optional
+        Whether the layer ``h.layer`` has the tensor.
     """
 
     name: str | tuple[str, ...]
     shape: tuple[Size, ...]
-    heads: Size | None = None
-    plus_one: bool = False
-    cut_rows: bool = False
+    steps: tuple[Step, ...] = ()
+    parts: tuple[Size, ...] = ()
+    ending: str | None = None
     bias: bool = False
     optional: bool = False
+    when: Callable[[Hparams], bool] | None = None
 
 
 class Generated(NamedTuple):
@@ -97,6 +106,10 @@ class Architecture:
         Tensors that come from the configuration; they stand first.
     experts : Size, optional
         Number of experts, where tensors have an ``{e}``.
+    nextn : Size, optional
+        Number of layers for multi-token prediction that follow the model's own; None: there are none.
+    rename : callable, optional
+        Gives a tensor of the checkpoint the name that `tensors` has, or None to leave it out.
     vocabulary : callable
         What the family asks of the tokenizer's reader: keyword arguments of
         :func:`gguffast.conversion.vocab.load_vocab`.
@@ -111,7 +124,41 @@ class Architecture:
     ignored: Sequence[str] = ()
     generated: Callable[[Hparams], Iterator[Generated]] = lambda hparams: iter(())
     experts: Size | None = None
+    nextn: Size | None = None
+    rename: Callable[[str, Hparams], str | None] | None = None
     vocabulary: Callable[[Hparams], dict[str, Any]] = lambda hparams: {"kinds": ("bpe",)}
+
+    def hparams(
+        self, config: Mapping[str, Any], path: Path, names: Sequence[str] = (), mtp: Mtp = Mtp.WITH
+    ) -> Hparams:
+        """Read a configuration as this class does.
+
+        Parameters
+        ----------
+        config : mapping
+            What :func:`gguffast.conversion.hparams.read_config` returned.
+        path : Path
+            Its file, for messages.
+        names : sequence of str
+            The checkpoint's tensors: not every configuration says how many layers for multi-token prediction
+            there are.
+        mtp : Mtp
+            What becomes of those layers.
+
+        Raises
+        ------
+        FormatError
+            A value of another kind than it has to be.
+        OptionError
+            There are no such layers, though `mtp` asks for nothing else.
+        """
+        h = Hparams(config, self.defaults, self.ignored, path)
+        h.names, h.mtp = names, mtp
+        nextn = self.nextn(h) if self.nextn else 0
+        if mtp is Mtp.ONLY and not nextn:
+            raise OptionError(f"{path.parent}: the model has no layers for multi-token prediction")
+        h.nextn = 0 if mtp is Mtp.WITHOUT else nextn
+        return h
 
 
 MAX_LAYERS = 512
@@ -160,225 +207,31 @@ def layers(h: Hparams) -> int:
     return h.integer("num_hidden_layers", 1, MAX_LAYERS)
 
 
+def blocks(h: Hparams) -> int:
+    """Count the layers, and those for multi-token prediction behind them."""
+    return layers(h) + h.nextn
+
+
+def is_nextn(h: Hparams) -> bool:
+    """Tell whether the layer is one for multi-token prediction."""
+    return h.layer is not None and h.layer >= layers(h)
+
+
+def layer_kind(h: Hparams) -> str | None:
+    """Name the kind of the layer: its entry in ``layer_types``; None for multi-token prediction.
+
+    Raises
+    ------
+    FormatError
+        There is no such list of text, with an entry for every layer.
+    """
+    kinds = h.items("layer_types")
+    if len(kinds) != layers(h) or not all(isinstance(kind, str) for kind in kinds):
+        h.refuse("layer_types", f"a list of {layers(h)} kinds, one a layer")
+    return None if h.layer is None or is_nextn(h) else kinds[h.layer]
+
+
 HEADS = size("num_attention_heads")
 HIDDEN = size("hidden_size")
 FEED_FORWARD = size("intermediate_size")
 VOCABULARY = size("vocab_size")
-
-
-# Tensor rules
-
-
-def linear(name: str, rows: Size, columns: Size, *, bias: bool = False) -> Rule:
-    """Declare a matrix that is written as it is."""
-    return Rule(name, (rows, columns), bias=bias)
-
-
-def permuted(name: str, rows: Size, columns: Size, heads: Size) -> Rule:
-    """Declare a query or key projection, whose rows go from half-split to interleaved rotary order."""
-    return Rule(name, (rows, columns), heads=heads)
-
-
-def norm(name: str, width: Size = HIDDEN, *, plus_one: bool = False) -> Rule:
-    """Declare a vector of norm weights."""
-    return Rule(name, (width,), plus_one=plus_one)
-
-
-EMBEDDING = {
-    "model.embed_tokens": linear("token_embd", VOCABULARY, HIDDEN),
-    "model.norm": norm("output_norm"),
-    "lm_head": Rule("output", (VOCABULARY, HIDDEN), optional=True),
-}
-NORMS = {
-    "model.layers.{i}.input_layernorm": norm("blk.{i}.attn_norm"),
-    "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.ffn_norm"),
-}
-ATTENTION = {
-    "model.layers.{i}.self_attn.q_proj": linear("blk.{i}.attn_q", query_width, HIDDEN),
-    "model.layers.{i}.self_attn.k_proj": linear("blk.{i}.attn_k", kv_width, HIDDEN),
-    "model.layers.{i}.self_attn.v_proj": linear("blk.{i}.attn_v", kv_width, HIDDEN),
-    "model.layers.{i}.self_attn.o_proj": linear("blk.{i}.attn_output", HIDDEN, query_width),
-}
-PERMUTED_ATTENTION = {
-    **ATTENTION,
-    "model.layers.{i}.self_attn.q_proj": permuted("blk.{i}.attn_q", query_width, HIDDEN, HEADS),
-    "model.layers.{i}.self_attn.k_proj": permuted("blk.{i}.attn_k", kv_width, HIDDEN, kv_heads),
-}
-HEAD_NORMS = {
-    "model.layers.{i}.self_attn.q_norm": norm("blk.{i}.attn_q_norm", head_dim),
-    "model.layers.{i}.self_attn.k_norm": norm("blk.{i}.attn_k_norm", head_dim),
-}
-
-
-def gated_feed_forward(prefix: str, suffix: str = "", width: Size = FEED_FORWARD) -> dict[str, Rule]:
-    """Declare the matrices of a gated feed-forward block below `prefix`; `suffix` ends their GGUF names."""
-    return {
-        f"{prefix}.gate_proj": linear(f"blk.{{i}}.ffn_gate{suffix}", width, HIDDEN),
-        f"{prefix}.up_proj": linear(f"blk.{{i}}.ffn_up{suffix}", width, HIDDEN),
-        f"{prefix}.down_proj": linear(f"blk.{{i}}.ffn_down{suffix}", HIDDEN, width),
-    }
-
-
-FEED_FORWARD_BLOCK = gated_feed_forward("model.layers.{i}.mlp")
-
-
-# Metadata keys
-
-
-def uint(name: str, value: str | Callable[[Hparams], int | None]) -> Key:
-    """Declare an unsigned 32-bit key: a configuration value, or made from several; null leaves it out."""
-
-    def key(facts: Facts) -> Iterator[KV]:
-        h = facts.hparams
-        number = h.integer(value, default=None) if isinstance(value, str) else value(h)
-        if number is not None:
-            if not 0 <= number <= UINT32_MAX:
-                raise _impossible(h, name, facts)
-            yield kv(name.format(arch=facts.name), number, GGUFValueType.UINT32)
-
-    return key
-
-
-def real(name: str, value: str | Callable[[Hparams], float | None], *, unless_zero: bool = False) -> Key:
-    """Declare a float32 key, likewise."""
-
-    def key(facts: Facts) -> Iterator[KV]:
-        h = facts.hparams
-        number = h.number(value, default=None) if isinstance(value, str) else value(h)
-        if number is not None and not (unless_zero and number == 0):
-            if not abs(number) <= FLOAT32_MAX:
-                raise _impossible(h, name, facts)
-            yield kv(name.format(arch=facts.name), number, GGUFValueType.FLOAT32)
-
-    return key
-
-
-def _impossible(h: Hparams, name: str, facts: Facts) -> FormatError:
-    return FormatError(
-        f"{h.path}: its values make {name.format(arch=facts.name)} a number that no file can hold"
-    )
-
-
-def file_type(facts: Facts) -> Iterator[KV]:
-    """``general.file_type``."""
-    yield kv("general.file_type", facts.file_type, GGUFValueType.UINT32)
-
-
-def causal(facts: Facts) -> Iterator[KV]:
-    """Say so if attention is not causal."""
-    if facts.hparams.get("is_causal") is False:
-        yield kv(f"{facts.name}.attention.causal", False, GGUFValueType.BOOL)
-
-
-_YARN = (
-    ("yarn_ext_factor", ("extrapolation_factor",)),
-    ("yarn_attn_factor", ("attention_factor", "attn_factor")),
-    ("yarn_beta_fast", ("beta_fast",)),
-    ("yarn_beta_slow", ("beta_slow",)),
-)
-
-
-def rope_scaling(facts: Facts) -> Iterator[KV]:
-    """How positions are stretched. Llama 3's way lives in a tensor instead (:func:`llama3_rope`)."""
-    h, prefix = facts.hparams, f"{facts.name}.rope.scaling"
-    kind = str(h.rope.get("rope_type") or "default").lower()
-    if kind in ("default", "none", "llama3", "dynamic"):
-        return
-    if kind in ("su", "longrope"):
-        yield kv(f"{prefix}.type", "longrope", GGUFValueType.STRING)
-        return
-    if kind not in ("linear", "yarn"):
-        raise OptionError(
-            f'{h.path}: rope type "{kind}" is not supported; known: linear, yarn, longrope, llama3, dynamic'
-        )
-    yield kv(f"{prefix}.type", kind, GGUFValueType.STRING)
-    yield kv(f"{prefix}.factor", h.rope.number("factor"), GGUFValueType.FLOAT32)
-    if kind == "linear":
-        return
-    context = h.rope.integer("original_max_position_embeddings")
-    yield kv(f"{prefix}.original_context_length", context, GGUFValueType.UINT32)
-    for name, keys in _YARN:
-        key = next((key for key in keys if h.rope.get(key) is not None), None)
-        if key:
-            yield kv(f"{prefix}.{name}", h.rope.number(key), GGUFValueType.FLOAT32)
-
-
-def rope_theta(h: Hparams) -> float | None:
-    """Give the base frequency of the rotary embedding."""
-    return h.rope.number("rope_theta", default=None)
-
-
-def rope_theta_local(h: Hparams) -> float | None:
-    """Give the base frequency in sliding-window layers."""
-    return h.rope_theta_local
-
-
-CONTEXT_LENGTH = uint("{arch}.context_length", "max_position_embeddings")
-EMBEDDING_LENGTH = uint("{arch}.embedding_length", HIDDEN)
-BLOCK_COUNT = uint("{arch}.block_count", layers)
-FEED_FORWARD_LENGTH = uint("{arch}.feed_forward_length", FEED_FORWARD)
-HEAD_COUNT = uint("{arch}.attention.head_count", HEADS)
-HEAD_COUNT_KV = uint("{arch}.attention.head_count_kv", kv_heads)
-RMS_EPSILON = real("{arch}.attention.layer_norm_rms_epsilon", "rms_norm_eps")
-ROPE_FREQ_BASE = real("{arch}.rope.freq_base", rope_theta)
-ROPE_DIMENSIONS = uint("{arch}.rope.dimension_count", head_dim)
-KEY_LENGTH = uint("{arch}.attention.key_length", "head_dim")
-VALUE_LENGTH = uint("{arch}.attention.value_length", "head_dim")
-VOCABULARY_SIZE = uint("{arch}.vocab_size", VOCABULARY)
-
-
-def expert_keys(experts: Size) -> tuple[Key, Key]:
-    """How many experts there are, and how many work on a token."""
-    return uint("{arch}.expert_count", experts), uint("{arch}.expert_used_count", "num_experts_per_tok")
-
-
-def base_keys(*experts: Key) -> tuple[Key, ...]:
-    """Give the block of keys that most families share, with those about experts in their place."""
-    return (
-        BLOCK_COUNT,
-        CONTEXT_LENGTH,
-        EMBEDDING_LENGTH,
-        FEED_FORWARD_LENGTH,
-        HEAD_COUNT,
-        HEAD_COUNT_KV,
-        causal,
-        rope_scaling,
-        ROPE_FREQ_BASE,
-        real("{arch}.rope.freq_base_swa", rope_theta_local),
-        RMS_EPSILON,
-        *experts,
-        KEY_LENGTH,
-        VALUE_LENGTH,
-        file_type,
-    )
-
-
-# Tensors that come from the configuration
-
-
-def llama3_rope(h: Hparams) -> Iterator[Generated]:
-    """Make Llama 3's frequency factors: 1 for short waves, `factor` for long ones, a blend in between."""
-    if str(h.rope.get("rope_type") or "").lower() != "llama3":
-        return
-    import numpy as np
-
-    width = head_dim(h)
-    theta, factor = h.rope.number("rope_theta", default=10000.0), h.rope.number("factor", default=8.0)
-    low, high = h.rope.number("low_freq_factor", default=1.0), h.rope.number("high_freq_factor", default=4.0)
-    context = h.rope.number("original_max_position_embeddings", default=8192.0)
-    # Beyond these bounds float32 overflows somewhere; no model comes near them.
-    if not (1 <= theta < 1e30 and 0 < factor < 1e30 and 0 < low < high < 1e30 and 0 < context < 1e30):
-        raise FormatError(
-            f"{h.path}: rope_scaling: expected positive factors, and high_freq_factor above low_freq_factor"
-        )
-    f32 = np.float32
-    exponents = np.arange(0, width, 2, dtype=f32) / f32(width)
-    frequencies = f32(1) / np.power(theta, exponents.astype(np.float64)).astype(f32)
-    # PyTorch, which the reference uses, divides a number by a tensor by multiplying with its reciprocal.
-    waves = f32(1) / frequencies * f32(2 * math.pi)
-    smooth = (f32(1) / waves * f32(context) - f32(low)) / f32(high - low)
-    blend = f32(1) / ((f32(1) - smooth) / f32(factor) + smooth)
-    values = np.where(
-        waves < f32(context / high), f32(1), np.where(waves > f32(context / low), f32(factor), blend)
-    )
-    yield Generated("rope_freqs.weight", values.astype(f32))

@@ -11,11 +11,12 @@ from typing import Unpack
 from gguffast import _core, engine
 from gguffast.conversion.architecture import Architecture, Facts
 from gguffast.conversion.architectures import find_architecture
-from gguffast.conversion.hparams import Hparams, class_name, read_config
+from gguffast.conversion.hparams import Mtp, class_name, read_config
 from gguffast.conversion.metadata import General, count_weights, read_general
 from gguffast.conversion.options import ConvertOptions
 from gguffast.conversion.tensors import Mapped, is_text, map_tensors
 from gguffast.conversion.vocab import Vocab, load_vocab
+from gguffast.documents import Values
 from gguffast.errors import FileError, FormatError, OptionError
 from gguffast.files import parse_size
 from gguffast.filetypes import FILE_TYPES, FileType, LlamaFileType, parse_file_type
@@ -37,8 +38,15 @@ _TENSOR_TYPES = {
 }
 _QUANTIZATION_VERSION = 2
 
-# Routers are small and decide much: F32 always.
-_ALWAYS_F32 = ("_norm.weight", ".ffn_gate_inp.weight", ".ffn_gate_inp_shexp.weight")
+# Routers, convolutions and positions are small and decide much: F32 always.
+_ALWAYS_F32 = (
+    *("_norm.weight", ".ffn_gate_inp.weight", ".ffn_gate_inp_shexp.weight"),
+    *("position_embd.weight", "token_types.weight", ".ssm_conv1d.weight", ".shortconv.conv.weight"),
+    *(".ssm_conv1d_q.weight", ".ssm_conv1d_k.weight", ".ssm_conv1d_v.weight", ".indexer.proj.weight"),
+    *(".altup_correct_coef.weight", ".altup_predict_coef.weight"),
+    *(".time_mix_first.weight", ".time_mix_w1.weight", ".time_mix_w2.weight", ".time_mix_decay_w1.weight"),
+    *(".time_mix_decay_w2.weight", ".time_mix_lerp_fused.weight"),
+)
 
 
 @takes(ConvertOptions)
@@ -115,7 +123,7 @@ def run(
         raise OptionError("`vocab_only` leaves nothing to split with `split_max_size` or `split_max_tensors`")
     if not isinstance(wanted, FileType):
         _check_no_recipe(options)
-    model = _Model(folder, pre=options.get("pre"), vocab_only=vocab_only)
+    model = _Model(folder, options)
     worker.reads(model.paths)
     general = read_general(
         folder,
@@ -169,23 +177,34 @@ def _files_of(folder: Path) -> list[Path]:
     return [path for path in found if path.is_file() and path.suffix.lower() != ".gguf"]
 
 
+def _parse_mtp(options: ConvertOptions) -> Mtp:
+    try:
+        return Mtp(options.get("mtp", "with"))
+    except ValueError:
+        known = ", ".join(mode.value for mode in Mtp)
+        raise OptionError(f"`mtp` is {options['mtp']!r}; known: {known}") from None
+
+
 class _Model:
     """A checkpoint under GGUF names."""
 
-    def __init__(self, folder: Path, *, pre: str | None, vocab_only: bool) -> None:
+    def __init__(self, folder: Path, options: ConvertOptions) -> None:
         self.folder = folder
         config_path = folder / "config.json"
         config = read_config(folder)
         self.architecture: Architecture = find_architecture(class_name(config, config_path))
-        self.hparams = Hparams(config, self.architecture.defaults, self.architecture.ignored, config_path)
+        quantization = Values(config, config_path).within("quantization_config").values
+        checkpoint = None if options.get("vocab_only") else open_checkpoint(folder, quantization)
+        names = list(checkpoint.tensors) if checkpoint else []
+        self.hparams = self.architecture.hparams(config, config_path, names, _parse_mtp(options))
         self.vocabulary: Vocab = load_vocab(
-            folder, self.hparams.values, pre=pre, **self.architecture.vocabulary(self.hparams)
+            folder, self.hparams.values, pre=options.get("pre"), **self.architecture.vocabulary(self.hparams)
         )
         self.paths: list[Path] = []
         self.tensors: list[Mapped] = []
         self.auto = LlamaFileType.MOSTLY_F16
-        if not vocab_only:
-            self._map(open_checkpoint(folder, self.hparams.within("quantization_config").values))
+        if checkpoint:
+            self._map(checkpoint)
         else:
             # The file type is that of the weights, if there are any.
             with contextlib.suppress(FileError, FormatError):
@@ -221,7 +240,8 @@ class _Model:
         for key, value, kind in self.vocabulary.kvs:
             type_, _, item = kind.partition("/")
             pairs.append(kv(key, value, GGUFValueType[type_], GGUFValueType[item] if item else None))
-        return pairs
+        # A key that is said twice, by a family that knows better, keeps its first place and its last value.
+        return list({pair.key: pair for pair in pairs}.values())
 
 
 def _make_job(

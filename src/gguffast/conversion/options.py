@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 from gguffast.job import JobOptions
 from gguffast.recipe.options import Option
@@ -22,5 +22,9 @@ class ConvertOptions(JobOptions, total=False):
     ]
     vocab_only: Annotated[bool, Option("write metadata and tokenizer alone")]
     pre: Annotated[str | None, Option("name of the pre-tokenizer, if it is not recognised", "NAME")]
+    mtp: Annotated[
+        Literal["with", "only", "without"],
+        Option("layers for multi-token prediction: with (the default), only, without", "HOW"),
+    ]
     split_max_size: Annotated[int | str, Option("most bytes of tensors in a file, as in 4G", "N(M|G)")]
     split_max_tensors: Annotated[int, Option("most tensors in a file", "N", int)]

@@ -6,14 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gguffast.conversion.architecture import Architecture, Rule, layers
-from gguffast.conversion.hparams import Hparams
+from gguffast.conversion.architecture import Architecture, Rule, blocks, layers
+from gguffast.conversion.hparams import Hparams, Mtp
+from gguffast.conversion.steps import share_rows
 from gguffast.documents import short
 from gguffast.errors import FormatError
-from gguffast.sources.lazy import LazyTensor, from_array, map_f32, permute_rows, reshape, slice_rows, stack
+from gguffast.sources.lazy import LazyTensor, from_array, stack
 
 _NUMBER = re.compile(r"(?<=\.)[0-9]{1,9}(?=\.|$)")
 _ENDING = re.compile(r"\.(weight|bias)$")
@@ -67,7 +65,8 @@ def map_tensors(
     FormatError
         A tensor that is missing, unknown, there twice, or of another shape than the configuration says.
     """
-    mapping = _Mapping(architecture, hparams, vocabulary)
+    hparams.tokens = vocabulary
+    mapping = _Mapping(architecture, hparams)
     found = [Mapped(g.name, from_array(g.name, g.values)) for g in architecture.generated(hparams)]
     for name, tensor in tensors.items():
         if is_text(name):
@@ -77,11 +76,14 @@ def map_tensors(
 
 
 class _Mapping:
-    def __init__(self, architecture: Architecture, hparams: Hparams, vocabulary: int) -> None:
+    def __init__(self, architecture: Architecture, hparams: Hparams) -> None:
         self._architecture = architecture
         self._h = hparams
-        self._vocabulary = vocabulary
-        self._layers = layers(hparams)
+        self._own = layers(hparams)
+        self._layers = blocks(hparams)
+        # Layers for multi-token prediction that are in the checkpoint, wanted or not.
+        self._known = self._own + (architecture.nextn(hparams) if architecture.nextn else 0)
+        self._views = [hparams.at(layer) for layer in range(self._layers)]
         self._experts = architecture.experts(hparams) if architecture.experts else 0
         self._waiting: dict[int, dict[tuple[str, int], LazyTensor]] = {}
         self._stacked = [pattern for pattern in architecture.tensors if "{e}" in pattern]
@@ -89,16 +91,24 @@ class _Mapping:
 
     def take(self, name: str, tensor: LazyTensor) -> Iterator[Mapped]:
         """Give the tensors that are complete once this one has come."""
-        place = self._place(name)
-        rule = self._architecture.tensors[place.pattern]
-        if rule is None:
+        plain: str | None = name.replace("language_model.", "")
+        if self._architecture.rename:
+            plain = self._architecture.rename(name.replace("language_model.", ""), self._h)
+        if plain is None:
             return
-        self._check_shape(name, tensor, rule, place.ending)
+        place = self._place(name, plain)
+        rule = self._architecture.tensors[place.pattern]
+        if rule is None or not self._wanted(place.layer):
+            return
+        h = self._h if place.layer is None else self._views[place.layer]
+        if rule.when and not rule.when(h):
+            raise self._error(f"tensor {short(name)}: {self._h.path} makes layer {place.layer} another kind")
+        self._check_shape(name, tensor, rule, place.ending, h)
         if place.layer is not None and place.expert is not None:
             yield from self._take_expert(name, tensor, place.pattern, place.layer, place.expert)
             return
-        ending = place.ending or ".weight"
-        for new_name, part in self._apply(rule, tensor):
+        ending = rule.ending if rule.ending is not None else place.ending or ".weight"
+        for new_name, part in self._apply(rule, tensor, h):
             yield self._named(new_name.format(i=place.layer) + ending, part, name)
 
     def check(self, found: list[Mapped]) -> None:
@@ -111,11 +121,19 @@ class _Mapping:
         for pattern, rule in self._architecture.tensors.items():
             if rule is None or (rule.optional and (pattern != "lm_head" or tied)):
                 continue
-            for i in range(self._layers if "{i}" in pattern else 1):
-                self._check_present(pattern.replace("{i}", str(i)), rule, i, names)
+            if "{i}" not in pattern:
+                self._check_present(pattern, rule, None, names)
+                continue
+            for i, h in enumerate(self._views):
+                if self._wanted(i) and (rule.when is None or rule.when(h)):
+                    self._check_present(pattern.replace("{i}", str(i)), rule, i, names)
 
-    def _place(self, name: str) -> _Place:
-        plain = name.replace("language_model.", "")
+    def _wanted(self, layer: int | None) -> bool:
+        if layer is None:
+            return True
+        return layer >= self._own if self._h.mtp is Mtp.ONLY else layer < self._layers
+
+    def _place(self, name: str, plain: str) -> _Place:
         if plain in self._seen:
             raise self._error(f"tensor {short(name)} is there twice")
         self._seen.add(plain)
@@ -126,7 +144,7 @@ class _Mapping:
         if pattern not in self._architecture.tensors:
             raise self._error(f"tensor {short(name)}: {self._architecture.hf_class} has no such tensor")
         place = _Place(pattern, ending[0] if ending else "", *numbers, *(None,) * (2 - len(numbers)))
-        self._check_range(name, "layer", place.layer, self._layers)
+        self._check_range(name, "layer", place.layer, self._known)
         self._check_range(name, "expert", place.expert, self._experts)
         return place
 
@@ -136,8 +154,8 @@ class _Mapping:
                 f"tensor {short(name)}: {what} {number}, but {self._h.path} says there are {count}"
             )
 
-    def _check_shape(self, name: str, tensor: LazyTensor, rule: Rule, ending: str) -> None:
-        expected = tuple(size(self._h) for size in rule.shape)
+    def _check_shape(self, name: str, tensor: LazyTensor, rule: Rule, ending: str, h: Hparams) -> None:
+        expected = tuple(size(h) for size in rule.shape)
         if ending == ".bias":
             expected = expected[:1]
         if tensor.shape != expected:
@@ -156,23 +174,24 @@ class _Mapping:
         if len(group) < len(self._stacked) * self._experts:
             return
         del self._waiting[layer]
+        h = self._views[layer]
         for pattern in self._stacked:
             rule = self._architecture.tensors[pattern]
             assert rule is not None
-            members = [part for e in range(self._experts) for _, part in self._apply(rule, group[pattern, e])]
+            members = [
+                part for e in range(self._experts) for _, part in self._apply(rule, group[pattern, e], h)
+            ]
             yield self._named(f"{rule.name}.weight".format(i=layer), stack(members), name)
 
-    def _apply(self, rule: Rule, tensor: LazyTensor) -> Iterator[tuple[str, LazyTensor]]:
-        if rule.heads:
-            tensor = permute_rows(tensor, _interleaved(tensor.shape[0], rule.heads(self._h)))
-        if rule.plus_one:
-            tensor = map_f32(tensor, _plus_one)
-        if rule.cut_rows:
-            tensor = slice_rows(tensor, 0, min(self._vocabulary, tensor.shape[0]))
+    def _apply(self, rule: Rule, tensor: LazyTensor, h: Hparams) -> Iterator[tuple[str, LazyTensor]]:
+        for step in rule.steps:
+            tensor = step(tensor, h)
         if isinstance(rule.name, str):
             yield rule.name, tensor
-        else:
-            yield from zip(rule.name, _split(tensor, len(rule.name)), strict=True)
+            return
+        rows = tensor.shape[-2] if len(tensor.shape) > 1 else tensor.shape[0]
+        heights = [part(h) for part in rule.parts] or [rows // len(rule.name)] * len(rule.name)
+        yield from zip(rule.name, share_rows(tensor, heights), strict=True)
 
     def _named(self, name: str, tensor: LazyTensor, hf_name: str) -> Mapped:
         if name in self._seen:
@@ -180,13 +199,13 @@ class _Mapping:
         self._seen.add(name)
         return Mapped(name, tensor)
 
-    def _check_present(self, hf_name: str, rule: Rule, layer: int, names: set[str]) -> None:
+    def _check_present(self, hf_name: str, rule: Rule, layer: int | None, names: set[str]) -> None:
         outputs = (rule.name,) if isinstance(rule.name, str) else rule.name
         endings = (".weight", ".bias") if rule.bias else (".weight",)
-        for ending in endings:
+        for ending in endings if rule.ending is None else (rule.ending,):
             if any(output.format(i=layer) + ending not in names for output in outputs):
-                hf_name = hf_name.replace("{e}", "0")
-                raise self._error(f"tensor {hf_name}{ending} is missing; is the checkpoint complete?")
+                hf_name = hf_name.replace("{e}", "0") + (ending if rule.ending is None else "")
+                raise self._error(f"tensor {hf_name} is missing; is the checkpoint complete?")
 
     def _refuse_experts(self, layer: int, group: dict[tuple[str, int], LazyTensor]) -> None:
         for pattern in self._stacked:
@@ -197,31 +216,3 @@ class _Mapping:
 
     def _error(self, message: str) -> FormatError:
         return FormatError(f"{self._h.path.parent}: {message}")
-
-
-def _plus_one(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return values + np.float32(1)
-
-
-def _interleaved(rows: int, heads: int) -> NDArray[np.intp]:
-    """Order of rows that pairs, head by head, row j with row j + half: llama.cpp rotates neighbours."""
-    if rows % (2 * heads):
-        raise FormatError(f"{rows} rows of a query or key projection do not make {heads} heads of even width")
-    order = np.arange(rows, dtype=np.intp).reshape(heads, 2, rows // heads // 2)
-    return order.swapaxes(1, 2).reshape(-1)
-
-
-def _split(tensor: LazyTensor, parts: int) -> list[LazyTensor]:
-    """Cut each matrix of a stack into `parts` row ranges of equal height."""
-    count, rows, columns = tensor.shape
-    height = rows // parts
-    bands = reshape(tensor, (count * parts, height, columns))
-    return [
-        stack(
-            [
-                reshape(slice_rows(bands, e * parts + p, e * parts + p + 1), (height, columns))
-                for e in range(count)
-            ]
-        )
-        for p in range(parts)
-    ]

@@ -5,31 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gguffast.conversion.architecture import (
-    ATTENTION,
+from gguffast.conversion.architecture import HIDDEN, VOCABULARY, Architecture, Rule, head_dim
+from gguffast.conversion.blocks import ATTENTION, FEED_FORWARD_BLOCK, linear, norm
+from gguffast.conversion.hparams import Hparams
+from gguffast.conversion.keys import (
+    BASE,
     BLOCK_COUNT,
     CONTEXT_LENGTH,
     EMBEDDING_LENGTH,
-    FEED_FORWARD_BLOCK,
     FEED_FORWARD_LENGTH,
     HEAD_COUNT,
     HEAD_COUNT_KV,
-    HIDDEN,
     KEY_LENGTH,
     RMS_EPSILON,
     VALUE_LENGTH,
-    VOCABULARY,
-    Architecture,
-    Rule,
-    base_keys,
     file_type,
-    head_dim,
-    linear,
-    norm,
     real,
     uint,
 )
-from gguffast.conversion.hparams import Hparams
+from gguffast.conversion.steps import cut_to_vocabulary
 
 _DEFAULTS = {
     "vocab_size": 256000,
@@ -41,17 +35,17 @@ _DEFAULTS = {
 
 _COMMON: dict[str, Rule | None] = {
     "model.embed_tokens": linear("token_embd", VOCABULARY, HIDDEN),
-    "model.norm": norm("output_norm", plus_one=True),
+    "model.norm": norm("output_norm", offset=True),
     "lm_head": None,
     **ATTENTION,
     **FEED_FORWARD_BLOCK,
-    "model.layers.{i}.input_layernorm": norm("blk.{i}.attn_norm", plus_one=True),
+    "model.layers.{i}.input_layernorm": norm("blk.{i}.attn_norm", offset=True),
 }
 _SANDWICH: dict[str, Rule | None] = {
     **_COMMON,
-    "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.post_attention_norm", plus_one=True),
-    "model.layers.{i}.pre_feedforward_layernorm": norm("blk.{i}.ffn_norm", plus_one=True),
-    "model.layers.{i}.post_feedforward_layernorm": norm("blk.{i}.post_ffw_norm", plus_one=True),
+    "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.post_attention_norm", offset=True),
+    "model.layers.{i}.pre_feedforward_layernorm": norm("blk.{i}.ffn_norm", offset=True),
+    "model.layers.{i}.post_feedforward_layernorm": norm("blk.{i}.post_ffw_norm", offset=True),
 }
 
 _KEYS = (
@@ -110,13 +104,13 @@ _GEMMA3 = Architecture(
     tensors={
         **_SANDWICH,
         # The embedding of the multimodal models has rows for image tokens, which the tokenizer does not know.
-        "model.embed_tokens": Rule("token_embd", (VOCABULARY, HIDDEN), cut_rows=True),
+        "model.embed_tokens": Rule("token_embd", (VOCABULARY, HIDDEN), steps=(cut_to_vocabulary,)),
         "lm_head": Rule("output", (VOCABULARY, HIDDEN), optional=True),
-        "model.layers.{i}.self_attn.q_norm": norm("blk.{i}.attn_q_norm", head_dim, plus_one=True),
-        "model.layers.{i}.self_attn.k_norm": norm("blk.{i}.attn_k_norm", head_dim, plus_one=True),
+        "model.layers.{i}.self_attn.q_norm": norm("blk.{i}.attn_q_norm", head_dim, offset=True),
+        "model.layers.{i}.self_attn.k_norm": norm("blk.{i}.attn_k_norm", head_dim, offset=True),
     },
     keys=(
-        *base_keys(),
+        *BASE,
         _FINAL_SOFTCAP,
         uint("{arch}.attention.sliding_window", _sliding_window),
     ),
@@ -137,7 +131,7 @@ ARCHITECTURES = (
         },
         tensors={
             **_COMMON,
-            "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.ffn_norm", plus_one=True),
+            "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.ffn_norm", offset=True),
         },
         keys=_KEYS,
         vocabulary=_gemma_vocabulary,

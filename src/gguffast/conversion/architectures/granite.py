@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gguffast.conversion.architecture import ROPE_DIMENSIONS, VOCABULARY_SIZE, Architecture, base_keys, real
+from gguffast.conversion.architecture import Architecture
 from gguffast.conversion.architectures import llama
+from gguffast.conversion.keys import BASE, ROPE_DIMENSIONS, VOCABULARY_SIZE, real
 
 ARCHITECTURES = (
     Architecture(
@@ -27,7 +28,7 @@ ARCHITECTURES = (
         ignored=("head_dim",),  # there is no such thing in Granite: the heads share the hidden size
         tensors=llama.TENSORS,
         keys=(
-            *base_keys(),
+            *BASE,
             VOCABULARY_SIZE,
             ROPE_DIMENSIONS,
             real("{arch}.attention.scale", "attention_multiplier", unless_zero=True),

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguffast.conversion.architecture import (
-    EMBEDDING,
-    FEED_FORWARD_BLOCK,
-    NORMS,
-    PERMUTED_ATTENTION,
-    ROPE_DIMENSIONS,
-    VOCABULARY_SIZE,
-    Architecture,
-    base_keys,
-    head_dim,
-    llama3_rope,
-)
+from gguffast.conversion.architecture import Architecture, head_dim
+from gguffast.conversion.blocks import EMBEDDING, FEED_FORWARD_BLOCK, NORMS, PERMUTED_ATTENTION
 from gguffast.conversion.hparams import Hparams
+from gguffast.conversion.keys import BASE, ROPE_DIMENSIONS, VOCABULARY_SIZE, llama3_rope
 from gguffast.conversion.vocab import LLAMA_KINDS
 
 # Code Llama's end of an infilling stands in no file; its vocabulary is known by its size.
@@ -35,7 +26,7 @@ def llama_vocabulary(h: Hparams) -> dict[str, Any]:
     }
 
 
-KEYS = (*base_keys(), VOCABULARY_SIZE, ROPE_DIMENSIONS)
+KEYS = (*BASE, VOCABULARY_SIZE, ROPE_DIMENSIONS)
 TENSORS = {**EMBEDDING, **NORMS, **PERMUTED_ATTENTION, **FEED_FORWARD_BLOCK}
 
 ARCHITECTURES = (

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from gguffast.conversion.architecture import (
-    EMBEDDING,
-    FEED_FORWARD,
-    HIDDEN,
-    NORMS,
-    PERMUTED_ATTENTION,
-    ROPE_DIMENSIONS,
-    VOCABULARY_SIZE,
-    Architecture,
-    base_keys,
-    expert_keys,
-    linear,
-    llama3_rope,
-    size,
-)
+from gguffast.conversion.architecture import FEED_FORWARD, HIDDEN, Architecture, size
 from gguffast.conversion.architectures import llama
+from gguffast.conversion.blocks import EMBEDDING, NORMS, PERMUTED_ATTENTION, linear
+from gguffast.conversion.keys import BASE, ROPE_DIMENSIONS, VOCABULARY_SIZE, llama3_rope
 
 EXPERTS = size("num_local_experts")
 
@@ -66,7 +54,7 @@ ARCHITECTURES = (
             f"{_MOE}.experts.{{e}}.w3": linear("blk.{i}.ffn_up_exps", FEED_FORWARD, HIDDEN),
         },
         experts=EXPERTS,
-        keys=(*base_keys(*expert_keys(EXPERTS)), VOCABULARY_SIZE, ROPE_DIMENSIONS),
+        keys=(*BASE, VOCABULARY_SIZE, ROPE_DIMENSIONS),
         generated=llama3_rope,
         vocabulary=llama.llama_vocabulary,
     ),

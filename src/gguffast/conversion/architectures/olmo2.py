@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gguffast.conversion.architecture import (
-    ATTENTION,
-    EMBEDDING,
-    FEED_FORWARD_BLOCK,
-    Architecture,
-    Facts,
-    base_keys,
-    kv_width,
-    layers,
-    norm,
-    query_width,
-    uint,
-)
+from gguffast.conversion.architecture import Architecture, Facts, kv_width, layers, query_width
+from gguffast.conversion.blocks import ATTENTION, EMBEDDING, FEED_FORWARD_BLOCK, norm
+from gguffast.conversion.keys import BASE, uint
 from gguffast.gguf import KV, GGUFValueType, kv
 
 
@@ -58,6 +48,6 @@ ARCHITECTURES = (
             "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.post_attention_norm"),
             "model.layers.{i}.post_feedforward_layernorm": norm("blk.{i}.post_ffw_norm"),
         },
-        keys=(*base_keys(), uint("{arch}.attention.sliding_window", "sliding_window"), _sliding_layers),
+        keys=(*BASE, uint("{arch}.attention.sliding_window", "sliding_window"), _sliding_layers),
     ),
 )

@@ -7,30 +7,30 @@ from collections.abc import Iterator
 from typing import Any
 
 from gguffast.conversion.architecture import (
+    FEED_FORWARD,
+    HEADS,
+    HIDDEN,
+    Architecture,
+    Generated,
+    kv_width,
+    query_width,
+    size,
+)
+from gguffast.conversion.blocks import EMBEDDING, NORMS, linear
+from gguffast.conversion.hparams import Hparams
+from gguffast.conversion.keys import (
     BLOCK_COUNT,
     CONTEXT_LENGTH,
-    EMBEDDING,
     EMBEDDING_LENGTH,
-    FEED_FORWARD,
     FEED_FORWARD_LENGTH,
     HEAD_COUNT,
     HEAD_COUNT_KV,
-    HEADS,
-    HIDDEN,
-    NORMS,
     RMS_EPSILON,
     ROPE_FREQ_BASE,
-    Architecture,
-    Generated,
     file_type,
-    kv_width,
-    linear,
-    query_width,
     real,
-    size,
     uint,
 )
-from gguffast.conversion.hparams import Hparams
 from gguffast.errors import OptionError
 
 

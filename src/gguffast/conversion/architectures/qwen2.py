@@ -4,44 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguffast.conversion.architecture import (
+from gguffast.conversion.architecture import HIDDEN, Architecture, Rule, one, size
+from gguffast.conversion.blocks import (
     ATTENTION,
     EMBEDDING,
     FEED_FORWARD_BLOCK,
-    HIDDEN,
     NORMS,
-    Architecture,
-    Rule,
-    base_keys,
-    expert_keys,
+    biased,
     gated_feed_forward,
     linear,
-    one,
-    size,
-    uint,
+    stacked_experts,
 )
 from gguffast.conversion.hparams import Hparams
+from gguffast.conversion.keys import BASE, EXPERT_FEED_FORWARD_LENGTH, uint
 
 EXPERTS = size("num_experts")
 EXPERT_WIDTH = size("moe_intermediate_size")
-_SHARED_WIDTH = size("shared_expert_intermediate_size")
-
-EXPERT_FEED_FORWARD_LENGTH = uint("{arch}.expert_feed_forward_length", "moe_intermediate_size")
 EXPERT_TENSORS: dict[str, Rule | None] = {
     "model.layers.{i}.mlp.gate": linear("blk.{i}.ffn_gate_inp", EXPERTS, HIDDEN),
-    "model.layers.{i}.mlp.experts.{e}.down_proj": linear("blk.{i}.ffn_down_exps", HIDDEN, EXPERT_WIDTH),
-    "model.layers.{i}.mlp.experts.{e}.gate_proj": linear("blk.{i}.ffn_gate_exps", EXPERT_WIDTH, HIDDEN),
-    "model.layers.{i}.mlp.experts.{e}.up_proj": linear("blk.{i}.ffn_up_exps", EXPERT_WIDTH, HIDDEN),
-    # Checkpoints whose experts are stacked already.
-    "model.layers.{i}.mlp.experts.gate_up_proj": Rule(
-        ("blk.{i}.ffn_gate_exps", "blk.{i}.ffn_up_exps"),
-        (EXPERTS, size("moe_intermediate_size", 2), HIDDEN),
-        optional=True,
-    ),
-    "model.layers.{i}.mlp.experts.down_proj": Rule(
-        "blk.{i}.ffn_down_exps", (EXPERTS, HIDDEN, EXPERT_WIDTH), optional=True
-    ),
+    **stacked_experts("model.layers.{i}.mlp.experts", EXPERTS, EXPERT_WIDTH),
 }
+_SHARED_WIDTH = size("shared_expert_intermediate_size")
+SHARED_EXPERT: dict[str, Rule | None] = {
+    **gated_feed_forward("model.layers.{i}.mlp.shared_expert", "_shexp", _SHARED_WIDTH),
+    "model.layers.{i}.mlp.shared_expert_gate": linear("blk.{i}.ffn_gate_inp_shexp", one, HIDDEN),
+}
+EXPERT_KEYS = (
+    EXPERT_FEED_FORWARD_LENGTH,
+    uint("{arch}.expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
+)
 
 
 def qwen_vocabulary(h: Hparams) -> dict[str, Any]:
@@ -49,8 +40,7 @@ def qwen_vocabulary(h: Hparams) -> dict[str, Any]:
     return {"kinds": ("sentencepiece", "bpe")}
 
 
-_QKV = [f"model.layers.{{i}}.self_attn.{x}_proj" for x in "qkv"]
-BIASED_ATTENTION = {**ATTENTION, **{name: ATTENTION[name]._replace(bias=True) for name in _QKV}}
+BIASED_ATTENTION = biased(ATTENTION, "q_proj", "k_proj", "v_proj")
 
 ARCHITECTURES = (
     Architecture(
@@ -69,7 +59,7 @@ ARCHITECTURES = (
             "tie_word_embeddings": False,
         },
         tensors={**EMBEDDING, **NORMS, **BIASED_ATTENTION, **FEED_FORWARD_BLOCK},
-        keys=base_keys(),
+        keys=BASE,
         vocabulary=qwen_vocabulary,
     ),
     Architecture(
@@ -96,14 +86,9 @@ ARCHITECTURES = (
             **NORMS,
             **BIASED_ATTENTION,
             **EXPERT_TENSORS,
-            **gated_feed_forward("model.layers.{i}.mlp.shared_expert", "_shexp", _SHARED_WIDTH),
-            "model.layers.{i}.mlp.shared_expert_gate": linear("blk.{i}.ffn_gate_inp_shexp", one, HIDDEN),
+            **SHARED_EXPERT,
         },
         experts=EXPERTS,
-        keys=(
-            *base_keys(*expert_keys(EXPERTS)),
-            EXPERT_FEED_FORWARD_LENGTH,
-            uint("{arch}.expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
-        ),
+        keys=(*BASE, *EXPERT_KEYS),
     ),
 )

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from gguffast.conversion.architecture import (
-    ATTENTION,
-    EMBEDDING,
-    FEED_FORWARD_BLOCK,
-    HEAD_NORMS,
-    NORMS,
-    Architecture,
-    base_keys,
-    expert_keys,
-)
+from gguffast.conversion.architecture import Architecture
 from gguffast.conversion.architectures.qwen2 import (
-    EXPERT_FEED_FORWARD_LENGTH,
     EXPERT_TENSORS,
     EXPERTS,
     qwen_vocabulary,
 )
+from gguffast.conversion.blocks import ATTENTION, EMBEDDING, FEED_FORWARD_BLOCK, HEAD_NORMS, NORMS
+from gguffast.conversion.keys import BASE, EXPERT_FEED_FORWARD_LENGTH
 
 ARCHITECTURES = (
     Architecture(
@@ -37,7 +29,7 @@ ARCHITECTURES = (
             "tie_word_embeddings": False,
         },
         tensors={**EMBEDDING, **NORMS, **ATTENTION, **HEAD_NORMS, **FEED_FORWARD_BLOCK},
-        keys=base_keys(),
+        keys=BASE,
         vocabulary=qwen_vocabulary,
     ),
     Architecture(
@@ -60,6 +52,6 @@ ARCHITECTURES = (
         },
         tensors={**EMBEDDING, **NORMS, **ATTENTION, **HEAD_NORMS, **EXPERT_TENSORS},
         experts=EXPERTS,
-        keys=(*base_keys(*expert_keys(EXPERTS)), EXPERT_FEED_FORWARD_LENGTH),
+        keys=(*BASE, EXPERT_FEED_FORWARD_LENGTH),
     ),
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gguffast.conversion.architecture import Architecture, llama3_rope
+from gguffast.conversion.architecture import Architecture
 from gguffast.conversion.architectures import llama
+from gguffast.conversion.keys import llama3_rope
 
 ARCHITECTURES = (
     Architecture(
