@@ -24,7 +24,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
     parser.add_argument("--only", default="", help="those whose name contains this")
-    parser.add_argument("--findings", type=Path, default=Path("findings"), help="folder for what was found")
+    parser.add_argument("--findings", type=Path, default=Path("attack-findings"), help="a folder")
     args = parser.parse_args()
     print(f"seed {args.seed}, {args.seconds:g} s each", flush=True)
     found = 0

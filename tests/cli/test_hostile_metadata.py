@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from gguffast import GGMLQuantizationType, cli, imatrix
 from gguffast.errors import GGUFFastError
 from gguffast.gguf import KV, GGUFValueType, kv, serialize_header
+from support.bounded import run_bounded
 
 V = GGUFValueType
 RANGES = {V.UINT8: (0, 8), V.UINT16: (0, 16), V.UINT32: (0, 32), V.UINT64: (0, 64)}
@@ -147,3 +149,10 @@ def _load(path: Path) -> None:
         return
     assert str(path) in said
     assert "\n" not in said
+
+
+def test_a_list_of_millions_of_layers_costs_little(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    kvs = [SOUND["general.architecture"], kv("llama.block_count", np.zeros(2**24, np.uint8), V.ARRAY)]
+    path.write_bytes(serialize_header(kvs, []))
+    assert run_bounded(cli.main, ["inspect", str(path)], file_bytes=path.stat().st_size) == 0

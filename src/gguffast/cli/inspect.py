@@ -14,9 +14,10 @@ from gguffast.cli import one_line
 from gguffast.files import format_bytes
 
 if TYPE_CHECKING:
-    from gguffast.gguf import KV, GGUFFile
+    from gguffast.gguf import KV, GGUFFile, Metadata
 
 _LONGEST_LISTED = 64
+_MOST_LAYERS = 2**16  # a longer list is no list of layers, and would cost much
 _HELP = "show what a GGUF file holds: the model, its types with their share of the bytes, its tensors"
 
 
@@ -84,9 +85,12 @@ def _text(metadata: Mapping[str, Any], key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _hyperparameter(metadata: Mapping[str, Any], key: str) -> int | list[int] | None:
+def _hyperparameter(metadata: Metadata, key: str) -> int | list[int] | None:
     """Look a hyperparameter up; one that differs by layer is a list."""
-    value: Any = metadata.get(f"{metadata.get('general.architecture')}.{key}")
+    key = f"{metadata.get('general.architecture')}.{key}"
+    if key not in metadata or metadata.raw(key).n_items > _MOST_LAYERS:
+        return None
+    value = metadata[key]
     items = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(items, list):
         return items if all(isinstance(item, int) for item in items) else None
