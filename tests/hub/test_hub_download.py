@@ -324,6 +324,15 @@ def test_an_answer_that_repeats_the_token_is_not_repeated(hub, run_with_hub):
     assert TOKEN not in done.stderr
 
 
+def test_a_mirrors_password_is_not_shown(hub, run_with_hub):
+    hub.broken = 418
+    for endpoint in (hub.url.replace("//", "//me:SECRET@"), "http://me:SECRET@127.0.0.1:9"):
+        text = refused(
+            run_with_hub("download", "owner/none", HF_ENDPOINT=endpoint), "owner/none|cannot reach"
+        )
+        assert "SECRET" not in text
+
+
 def test_no_such_thing(hub, run_with_hub):
     hub.repos["owner/tiny"] = Repo(CHECKPOINT)
     refused(run_with_hub("download", "owner/none"), "there is no repo owner/none at")
@@ -355,7 +364,14 @@ def test_no_network(hub, run_with_hub):
     )
 
 
-def test_a_full_disk(hub, hub_environment):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], r"\(/.*/hf/hub\); free .* continues, or set HF_HOME to a folder on another disk\n"),
+        (["--local-dir", "model"], r"\(model\); free .* continues, or name another folder\n"),
+    ],
+)
+def test_a_full_disk(hub, hub_environment, options, said):
     hub.repos["owner/large"] = Repo({"m.gguf": bytes(1 << 20)})
     # No disk of a test machine is full: the first write of the download says what a full one would.
     code = (
@@ -363,12 +379,16 @@ def test_a_full_disk(hub, hub_environment):
         "def http_get(*given, **more): raise OSError(errno.ENOSPC, 'No space left on device')\n"
         "client.http_get = http_get\n"
         "from gguffast.cli import main\n"
-        "sys.exit(main(['download', 'owner/large']))"
+        "sys.exit(main(['download', 'owner/large', *sys.argv[1:]]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=hub_environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *options],
+        env=hub_environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    refused(done, r"owner/large: the disk is full \(.*/hf/hub\); free some space and run the command again")
+    refused(done, r"owner/large: the disk is full " + said)
 
 
 def test_names_that_leave_the_folder(hub, run_with_hub, tmp_path):

@@ -7,10 +7,12 @@ import shutil
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import gguffast
 from gguffast.errors import FormatError
-from gguffast.hub.card import model_card, read_entry
+from gguffast.hub.card import Entry, model_card, read_entry
 from support.gguf_files import GGUF
 from support.local_hub import TOKEN, Repo, refused
 
@@ -117,6 +119,32 @@ def test_card_of_odd_metadata(tmp_path):
         "tags": ["gguf"],
     }
     assert r"| odd \| name.gguf | Q8_0 |" in card
+
+
+TEXTS = st.text(max_size=20) | st.sampled_from(
+    ["no", "\0", "- a: [", "---", "\x85", "\ufffe", "\udc80", "😀"]
+)
+ANYTHING = st.none() | st.integers() | st.floats() | TEXTS | st.lists(TEXTS | st.integers() | st.lists(TEXTS))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["license", "license.name", "license.link", "tags", "languages", "base_model.0.repo_url", "name"]
+        ),
+        ANYTHING,
+    ),
+    TEXTS,
+)
+def test_any_metadata_make_a_card(general, name):
+    card = model_card("me/tiny", [Entry(f"{name}.gguf", "Q8_0", 1, 1, 1, {"x": 1, **general})])
+    front = yaml.safe_load(card.split("\n---\n")[0])
+    assert front["tags"][0] == "gguf"
+    licence = general.get("license")
+    if isinstance(licence, str) and licence:
+        assert front["license"] == licence.encode("utf-8", "replace").decode()
+    assert card.split("\n---\n")[1].count("\n| ") == 3
 
 
 def test_card_without_metadata_of_origin():

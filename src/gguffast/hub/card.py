@@ -19,6 +19,9 @@ from gguffast.shards import parse_shard_name
 # What YAML takes for something else than a string when it is not quoted: "no" is Norwegian.
 _YAML_PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z][\w./-]*", re.ASCII | re.IGNORECASE)
 
+# Tags and languages that a card lists, and characters of each: a file can hold millions.
+_MOST, _LONGEST = 100, 1000
+
 
 class Entry(NamedTuple):
     """A GGUF file, as its model card shows it.
@@ -164,15 +167,18 @@ def _text(value: Any) -> str:
 
 
 def _texts(value: Any) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+    return [item for item in value if isinstance(item, str)][:_MOST] if isinstance(value, list) else []
 
 
 def _cell(text: str) -> str:
-    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", text)
+    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", "".join(c if c.isprintable() else "\ufffd" for c in text))
 
 
 def _yaml(text: str) -> str:
-    """Quote what YAML could misread; a JSON string is a YAML string."""
+    """Quote what YAML could misread; a JSON string is a YAML string, but for characters that YAML forbids."""
     # Bytes of the metadata that are no UTF-8 stand as lone surrogates in the text.
-    text = text.encode("utf-8", "replace").decode()
-    return text if _YAML_PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    text = text.encode("utf-8", "replace").decode()[:_LONGEST]
+    if _YAML_PLAIN.fullmatch(text):
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)

@@ -38,8 +38,9 @@ class Repo:
         self._quiet = quiet
         # False: never the token that the client finds by itself, which has not been checked.
         self._api: HfApi = self._client.HfApi(token=self._token or False, library_name="gguffast")
-        self.url = f"{self._api.endpoint}/{repo}"
-        self._explainer = Explainer(self._client, self._api.endpoint, repo, self._revision, self._token)
+        endpoint = re.sub(r"//[^/]*@", "//", self._api.endpoint)  # a mirror's password is not to be shown
+        self.url = f"{endpoint}/{repo}"
+        self._explainer = Explainer(self._client, endpoint, repo, self._revision, self._token)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Repo:
@@ -69,6 +70,7 @@ class Repo:
         progress: Callable[[Progress], object] | None = None,
     ) -> Path:
         """Get files, and return the folder they lie in."""
+        self._explainer.folder = local_dir
         bar = _forwarding(progress, self._repo) if progress else None
         before = self._at_hand(names, local_dir)
 

@@ -33,6 +33,7 @@ class Explainer:
         self._url = f"{endpoint}/{repo}"
         self._revision = revision
         self._token = token
+        self.folder: Path | None = None  # where files are downloaded to, if not to the cache
         self.creatable = False  # a repo that does not exist may be made
 
     def explain(self, error: Exception) -> Exception:
@@ -135,13 +136,14 @@ class Explainer:
         return False
 
     def _disk(self, error: OSError) -> str:
-        where = error.filename or self._client.constants.HF_HUB_CACHE
+        where = error.filename or self.folder or self._client.constants.HF_HUB_CACHE
+        way = "name another folder" if self.folder else "set HF_HOME to a folder on another disk"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return (
                 f"{self._repo}: the disk is full ({where}); free some space and run the command again, it "
-                "continues, or choose another disk with `local_dir` or HF_HOME"
+                f"continues, or {way}"
             )
-        return f"{self._repo}: {where}: {error.strerror}; check its permissions, or set HF_HOME"
+        return f"{self._repo}: {where}: {error.strerror}; check its permissions, or {way}"
 
     @property
     def token_help(self) -> str:

@@ -103,7 +103,7 @@ class _Guard:
             self._bound(response, _ANSWER_BYTES, deadline=True)
             if request.method == "GET" and not response.is_redirect and "/api/models/" in request.url.path:
                 response.read()
-                _check_answer(response.content, url)
+                _check_answer(response.content, request.url.path)
 
     def _check_headers(self, headers: Any, become_paths: bool) -> None:
         commit = headers.get("X-Repo-Commit")
@@ -185,10 +185,10 @@ def _odd(what: str) -> FormatError:
 # ---- answers -----------------------------------------------------------------------------------------------
 
 
-def _check_answer(content: bytes, url: str) -> None:
+def _check_answer(content: bytes, path: str) -> None:
     """Refuse what is no answer about a repo: the client believes it."""
     try:
-        answer = parse_json(content, url)
+        answer = parse_json(content, path)
     except FormatError as error:
         raise _odd(f"what is no answer ({error})") from None
     if isinstance(answer, list):

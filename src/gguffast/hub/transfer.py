@@ -141,6 +141,7 @@ def upload(
     from gguffast.hub.card import model_card, read_entry
 
     repo = repo_id(repo)
+    base_model = None if base_model is None else repo_id(base_model)
     paths = _check_uploads(files)
     if private and not create:
         raise OptionError("private is for a repo that is created; add `create=True`")
