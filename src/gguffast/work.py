@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from gguffast import hub
+from gguffast.documents import read_json
 from gguffast.errors import FileError
 from gguffast.files import cache_folder
 from gguffast.obtain import Named
+
+# What a note raises that is none of ours, or was damaged: then there is no former import.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class Work:
@@ -88,11 +92,11 @@ class Work:
     def ready(self, token: str | None) -> Path | None:
         """Give the GGUF file of a former import, if its source is still the same."""
         try:
-            note = json.loads(self._note.read_bytes())
+            note = read_json(self._note)
             path = self._folder / Path(note["output"]).name
             if _stamp(path) != note["made"] or not self._is_unchanged(note, token):
                 return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except _UNREADABLE:
             return None
         return path
 
@@ -136,8 +140,8 @@ class Work:
 
     def _named_output(self) -> str | None:
         try:
-            name: str = json.loads(self._note.read_bytes())["output"]
-        except (OSError, ValueError, KeyError, TypeError):
+            name: str = read_json(self._note)["output"]
+        except _UNREADABLE:
             return None
         return name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from test_templates import CHATML
 import gguffast
 from gguffast import Created, create
 from gguffast.engine import Progress
-from gguffast.errors import DataError, FileError, OptionError, ServerError
+from gguffast.errors import DataError, FileError, FormatError, OptionError, ServerError
 from gguffast.gguf import GGUFFile, GGUFValueType, kv, serialize_header
 from gguffast.obtain import is_copied
 from gguffast.ollama import Client, Modelfile
@@ -206,6 +207,42 @@ def test_a_checkpoint_folder_is_converted(unpacked: Path, client: Client, stub: 
     make(client, f"FROM {unpacked / 'llama2'}", tmp_path, file_type="Q8_0")
     assert list(stub.blobs.values()) == [(tmp_path / "expected.gguf").stat().st_size]
     assert sorted(os.listdir(unpacked / "llama2")) == before
+
+
+def test_folders_as_the_hubs_cache_has_them(
+    unpacked: Path, client: Client, stub: Stub, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "snapshots" / "0123456789abcdef"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "blobs").mkdir()
+    for number, path in enumerate(sorted((unpacked / "llama2").iterdir())):
+        shutil.copyfile(path, tmp_path / "blobs" / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    (tmp_path / "llama2").symlink_to(snapshot)
+    make(client, "FROM llama2", tmp_path, file_type="Q4_K_M")
+    expected = gguffast.convert(unpacked / "llama2", tmp_path / "expected.gguf", "Q4_K_M").dst.read_bytes()
+    assert list(stub.blobs) == [f"sha256:{hashlib.sha256(expected).hexdigest()}"]
+    make(client, f"FROM {tmp_path / 'expected.gguf'}\nADAPTER llama2", tmp_path)
+    adapters = stub.requests[-1][2]["adapters"]
+    weights = (snapshot / "model.safetensors").read_bytes()
+    assert adapters["model.safetensors"] == f"sha256:{hashlib.sha256(weights).hexdigest()}"
+
+
+@pytest.mark.parametrize("key", ["general.type", "general.file_type", "tokenizer.chat_template"])
+@pytest.mark.parametrize("value", [[1], ["x"], 1.5, -1, True, "text"])
+def test_metadata_of_another_kind(key: str, value: object, client: Client, tmp_path: Path) -> None:
+    kinds = {bool: "BOOL", int: "INT8", float: "FLOAT32", str: "STRING", list: "ARRAY"}
+    item = [] if not isinstance(value, list) else [GGUFValueType[kinds[type(value[0])]]]
+    pairs = [
+        kv("general.architecture", "llama", GGUFValueType.STRING),
+        kv(key, value, GGUFValueType[kinds[type(value)]], *item),
+    ]
+    (tmp_path / "a.gguf").write_bytes(serialize_header(pairs, []))
+    if value == "text" and key != "general.file_type":
+        make(client, "FROM a.gguf", tmp_path, file_type="Q8_0")
+    else:
+        with pytest.raises(FormatError, match=rf"a\.gguf: the key '{key}' is .*, expected a "):
+            make(client, "FROM a.gguf", tmp_path, file_type="Q8_0")
 
 
 def test_a_folder_with_one_gguf_is_that(client: Client, stub: Stub, tmp_path: Path) -> None:
