@@ -42,7 +42,17 @@ def annotations(thing):
 
 # What is Python's and NumPy's.
 FOREIGN = {"Annotated", "Any", "Callable", "False", "Iterable", "Iterator", "Mapping", "NDArray", "None"}
-FOREIGN |= {"ForwardRef", "Path", "PathLike", "Self", "Sequence", "TracebackType", "True", "Unpack"}
+FOREIGN |= {
+    "ForwardRef",
+    "Literal",
+    "Path",
+    "PathLike",
+    "Self",
+    "Sequence",
+    "TracebackType",
+    "True",
+    "Unpack",
+}
 
 
 @pytest.mark.parametrize("name", gguffast.__all__)
