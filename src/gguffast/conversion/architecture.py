@@ -9,7 +9,7 @@ that many families share, `steps` what is done to tensors on the way, and `keys`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -159,6 +159,11 @@ class Architecture:
             raise OptionError(f"{path.parent}: the model has no layers for multi-token prediction")
         h.nextn = 0 if mtp is Mtp.WITHOUT else nextn
         return h
+
+
+def classes(architecture: Architecture, *names: str) -> tuple[Architecture, ...]:
+    """Declare several Hugging Face classes that are one architecture."""
+    return tuple(replace(architecture, hf_class=name) for name in names)
 
 
 MAX_LAYERS = 512

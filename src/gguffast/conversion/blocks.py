@@ -18,7 +18,7 @@ from gguffast.conversion.architecture import (
     query_width,
 )
 from gguffast.conversion.hparams import Hparams
-from gguffast.conversion.steps import interleaved, plus_one
+from gguffast.conversion.steps import interleaved, plus_one, transpose
 
 When = Callable[[Hparams], bool]
 
@@ -118,6 +118,8 @@ def stacked_experts(
     count: Size,
     width: Size,
     names: tuple[str, str, str] = ("down_proj", "gate_proj", "up_proj"),
+    *,
+    columns_first: bool = False,
 ) -> dict[str, Rule | None]:
     """Declare gated experts, which are one stack a matrix in GGUF.
 
@@ -132,17 +134,22 @@ def stacked_experts(
         Number of experts, and of the rows of one's gate.
     names : tuple of str
         What the down, gate and up matrices are called, in the order in which the stacks are written.
+    columns_first : bool
+        Whether the matrices of a stack that is in the checkpoint have their axes swapped.
     """
     rules: dict[str, Rule | None] = {}
-    for name, gguf in zip(names, ("down", "gate", "up"), strict=True):
-        shape = (HIDDEN, width) if gguf == "down" else (width, HIDDEN)
-        rules[f"{prefix}.{{e}}.{name}"] = Rule(f"blk.{{i}}.ffn_{gguf}_exps", shape)
-        rules[f"{prefix}.{name}"] = Rule(f"blk.{{i}}.ffn_{gguf}_exps", (count, *shape), optional=True)
-    rules[f"{prefix}.gate_up_proj"] = Rule(
-        ("blk.{i}.ffn_gate_exps", "blk.{i}.ffn_up_exps"),
-        (count, lambda h: 2 * width(h), HIDDEN),
-        optional=True,
-    )
+
+    def stack(gguf: str | tuple[str, str], rows: Size, columns: Size) -> Rule:
+        if columns_first:
+            return Rule(gguf, (count, columns, rows), (transpose,), optional=True)
+        return Rule(gguf, (count, rows, columns), optional=True)
+
+    for name, kind in zip(names, ("down", "gate", "up"), strict=True):
+        shape = (HIDDEN, width) if kind == "down" else (width, HIDDEN)
+        rules[f"{prefix}.{{e}}.{name}"] = Rule(f"blk.{{i}}.ffn_{kind}_exps", shape)
+        rules[f"{prefix}.{name}"] = stack(f"blk.{{i}}.ffn_{kind}_exps", *shape)
+    both = ("blk.{i}.ffn_gate_exps", "blk.{i}.ffn_up_exps")
+    rules[f"{prefix}.gate_up_proj"] = stack(both, lambda h: 2 * width(h), HIDDEN)
     return rules
 
 

@@ -13,6 +13,7 @@ from gguffast.conversion.architecture import (
     HIDDEN,
     Architecture,
     Rule,
+    classes,
     head_dim,
     is_nextn,
     layer_kind,
@@ -230,8 +231,6 @@ _SPARSE = replace(
 
 ARCHITECTURES = (
     _NEXT,
-    _DENSE,
-    replace(_DENSE, hf_class="Qwen3_5ForConditionalGeneration"),
-    _SPARSE,
-    replace(_SPARSE, hf_class="Qwen3_5MoeForConditionalGeneration"),
+    *classes(_DENSE, "Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"),
+    *classes(_SPARSE, "Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
 )
