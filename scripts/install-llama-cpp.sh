@@ -32,7 +32,7 @@ if [ ! -d "$target" ]; then
             -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF \
             -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_SUBPROCESS=OFF >cmake.log
         # shellcheck disable=SC2086
-        ninja -C build $programs
+        ninja -C build -j "$(nproc)" $programs
         mkdir -p target/bin
         for program in $programs; do
             cp "build/bin/$program" target/bin/

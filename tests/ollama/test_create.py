@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from gguffast.errors import DataError, FileError, FormatError, OptionError, Serv
 from gguffast.gguf import GGUFFile, GGUFValueType, kv, serialize_header
 from gguffast.obtain import is_copied
 from gguffast.ollama import Client, Modelfile
+from gguffast.ollama.store import HashedFile, Store
 from support.gguf_files import GGUF
 from support.ollama_servers import Stub
 
@@ -378,7 +381,7 @@ class TestStore:
             if step.tensor.startswith("hashing") and step.done == step.total:
                 path.write_bytes(b"another")
 
-        with pytest.raises(FileError, match="is being written at this moment"):
+        with pytest.raises(FileError, match="was changed while it was read"):
             make(client, "FROM a.gguf", tmp_path, progress=change)
         assert not list(blobs.iterdir())
 
@@ -396,3 +399,102 @@ class TestStore:
             make(client, "FROM in.gguf", tmp_path, file_type="Q4_0", progress=interrupt)
         assert sorted(os.listdir(blobs.parent)) == ["blobs"]
         assert not list(blobs.iterdir())
+
+    def test_a_refused_model_leaves_what_another_needs(
+        self, client: Client, stub: Stub, blobs: Path, tmp_path: Path
+    ) -> None:
+        """Two registrations of one file at once: the first links it and is refused, the second goes on."""
+        gguf(tmp_path / "a.gguf")
+
+        second_is_at_work, first_is_done = threading.Event(), threading.Event()
+
+        def second() -> None:
+            with Client(stub.host) as other:
+                make(other, "FROM a.gguf", tmp_path)
+
+        def accept() -> None:
+            second_is_at_work.set()
+            first_is_done.wait(30)
+            stub.create = [{"status": "success"}]
+
+        def refuse() -> None:
+            stub.on_create = accept
+            thread.start()
+            second_is_at_work.wait(30)
+            stub.create = [{"error": "unknown model architecture: 'x'"}]
+
+        thread = threading.Thread(target=second)
+        stub.on_create = refuse
+        with pytest.raises(ServerError, match="too old for this model"):
+            make(client, "FROM a.gguf", tmp_path)
+        assert len(list(blobs.iterdir())) == 1
+        first_is_done.set()
+        thread.join()
+        assert len(list(blobs.iterdir())) == 1
+
+    def test_a_refused_model_leaves_what_a_model_is_made_of(
+        self, client: Client, stub: Stub, blobs: Path, tmp_path: Path
+    ) -> None:
+        gguf(tmp_path / "a.gguf")
+        manifest = blobs.parent / "manifests" / "registry.ollama.ai" / "library" / "m" / "latest"
+        manifest.parent.mkdir(parents=True)
+        digest = HashedFile(tmp_path / "a.gguf").digest
+        stub.on_create = lambda: manifest.write_text(json.dumps({"layers": [{"digest": digest}]}))
+        stub.create = [{"error": "unknown model architecture: 'x'"}]
+        with pytest.raises(ServerError, match="too old for this model"):
+            make(client, "FROM a.gguf", tmp_path)
+        assert len(list(blobs.iterdir())) == 1
+
+    def test_a_link_of_a_moment_sooner(
+        self, client: Client, stub: Stub, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = gguf(tmp_path / "a.gguf")
+        link = Store.link
+
+        def too_late(store: Store, file: HashedFile) -> bool:
+            os.link(path, blobs / file.digest.replace(":", "-"))
+            return link(store, file)
+
+        monkeypatch.setattr(Store, "link", too_late)
+        stub.create = [{"error": "unknown model architecture: 'x'"}]
+        with pytest.raises(ServerError, match="too old for this model"):
+            make(client, "FROM a.gguf", tmp_path)
+        assert len(list(blobs.iterdir())) == 1  # it is not ours to take back
+        assert not stub.blobs
+
+
+def test_a_file_is_hashed_as_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 9999)
+    file = HashedFile(path)
+    assert file.digest == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    assert file.is_unchanged(path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match="it is not a regular file"):
+        HashedFile(tmp_path / "pipe")
+
+    def replace(done: int, total: int) -> None:
+        os.replace(tmp_path / "other", path) if (tmp_path / "other").exists() else None
+
+    (tmp_path / "other").write_bytes(b"other")
+    with pytest.raises(FileError, match="was replaced while it was read"):
+        HashedFile(path, replace)
+
+
+def test_the_server_must_be_able_to_read_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        gguffast.ollama.store, "_clone", lambda file, target: False
+    )  # it has rights of its own
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    path.chmod(0o600)
+    os.chown(blobs, 65534, 65534) if os.geteuid() == 0 else None
+    with Store(tmp_path) as store:
+        assert store.link(HashedFile(path)) == (os.geteuid() != 0)
+        path.chmod(0o644)
+        if os.geteuid() == 0:
+            assert store.link(HashedFile(path))
+        assert len(list(blobs.iterdir())) == 1
+    assert not list(blobs.iterdir())

@@ -19,7 +19,7 @@ import gguffast
 from gguffast.errors import ServerError
 from gguffast.ollama import Client, Modelfile, create, templates
 from gguffast.ollama.templates import recognise
-from support.ollama_servers import Server
+from support.ollama_servers import Server, split
 
 pytestmark = pytest.mark.ollama
 
@@ -90,7 +90,7 @@ def test_a_gguf_with_a_modelfile(models: Server, bf16: Path, tmp_path: Path) -> 
     assert again.stderr.startswith("gguffast: error: removing france: the server has no such model")
 
 
-@pytest.mark.parametrize("type_", ["Q3_K_M", "Q6_K"])
+@pytest.mark.parametrize("type_", ["Q3_K_M", "Q6_K", "IQ4_XS"])
 def test_types_that_the_server_does_not_make(type_: str, models: Server, bf16: Path, tmp_path: Path) -> None:
     file = write(tmp_path, f"FROM {bf16}\n{BRIEF}")
     done(models.gguffast("create", "q", "-f", file, "-q", type_.lower()))
@@ -221,6 +221,46 @@ def test_every_error_is_one_line(
     assert found.stderr.count("\n") == 1
     assert message in found.stderr
     assert names(models) == []
+
+
+def test_split_input(models: Server, bf16: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, f"FROM {split(bf16, tmp_path).name}\n{BRIEF}")
+    done(models.gguffast("create", "whole", "-f", file, "-q", "Q8_0"))
+    assert shown(models, "whole")["details"]["quantization_level"] == "Q8_0"
+    assert "Paris" in done(models.gguffast("run", "whole", QUESTION))
+
+
+def test_an_answer_has_an_end(models: Server, real_model: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, f"FROM {real_model}\nPARAMETER temperature 0\nPARAMETER num_ctx 512")
+    done(models.gguffast("create", "m", "-f", file))
+    said = done(models.gguffast("run", "m", "Count from one to a hundred.", "--num-predict", "8"))
+    assert 1 <= len(said.split()) <= 8
+
+
+def test_nothing_is_left_running(models: Server, real_model: Path, tmp_path: Path) -> None:
+    done(models.gguffast("create", "m", "-f", write(tmp_path, f"FROM {real_model}\n{BRIEF}")))
+    done(models.gguffast("run", "m", QUESTION))
+    # The model is kept in a process of its own.
+    assert len(models.processes()) >= 2
+    models.stop()
+    assert models.processes() == {}
+    models.start()
+
+
+@pytest.mark.parametrize("what", ["converted", "quantized", "checkpoint"])
+def test_the_store_holds_a_model_once(
+    what: str, models: Server, checkpoint: Path, bf16: Path, tmp_path: Path
+) -> None:
+    """The server copies what it is given; what is linked must be what that copy will be."""
+    before = models.models_in_store()
+    source = {"converted": bf16, "quantized": tmp_path / "q.gguf", "checkpoint": checkpoint}[what]
+    if what == "quantized":
+        gguffast.quantize(bf16, source, "Q5_K_S")
+    file = write(tmp_path, f"FROM {source}\n{BRIEF}")
+    made = models.gguffast("create", "once", "-f", file, *(("-q", "Q5_1") if what == "checkpoint" else ()))
+    assert "linked into the server's store" in done(made)
+    (blob,) = set(models.models_in_store()) - set(before)
+    assert blob.name.removeprefix("sha256-") in shown(models, "once")["modelfile"]
 
 
 def test_asking_what_is_not_there(models: Server) -> None:

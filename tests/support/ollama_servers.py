@@ -35,6 +35,7 @@ class Server:
         self._program = program
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self._session = -1
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.host = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -66,6 +67,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
+        self._session = self._process.pid
         for _ in range(300):
             try:
                 urllib.request.urlopen(f"http://{self.host}/api/version").close()
@@ -81,7 +83,7 @@ class Server:
             with contextlib.suppress(OSError):
                 # Behind the program's name, which may hold anything.
                 state, _, _, session, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
-                if self._process and int(session) == self._process.pid and state != "Z":
+                if int(session) == self._session and state != "Z":
                     found[int(folder.name)] = (folder / "cmdline").read_text()
         return found
 
@@ -105,6 +107,10 @@ class Server:
             command, env=environment, input=stdin, capture_output=True, text=True, check=False
         )
 
+    def models_in_store(self) -> list[Path]:
+        """Those of its files that are models, by their size."""
+        return [path for path in self.blobs() if path.stat().st_size > 10_000_000]
+
     def blobs(self) -> list[Path]:
         folder = self.models / "blobs"
         return sorted(folder.iterdir()) if folder.exists() else []
@@ -123,6 +129,14 @@ def installed(version: str) -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return program
+
+
+def split(model: Path, folder: Path) -> Path:
+    """Give the first of several shards of a model, made by llama.cpp's own program."""
+    program = cache_folder() / "llama.cpp-0.3.36" / "bin" / "llama-gguf-split"
+    command = [program, "--split", "--split-max-tensors", "100", model, folder / "part"]
+    subprocess.run(command, capture_output=True, check=True)
+    return min(folder.glob("part-00001-of-*.gguf"))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from gguffast.errors import FileError, OptionError, ServerError
 from gguffast.ollama import templates
 from gguffast.ollama.client import Client, RefusedError, check_name
 from gguffast.ollama.modelfile import Modelfile
-from gguffast.ollama.store import HashedFile, find_store, link
+from gguffast.ollama.store import HashedFile, Store, find_store
 
 Show = Callable[[Progress], object]
 
@@ -107,8 +107,9 @@ def create(
     ServerError
         The server is not there, went away or refused.
     """
-    with contextlib.ExitStack() as links:
-        job = _Job(client, Path(folder), links, link, progress)
+    found = find_store() if link and client.is_local else None
+    with Store(found) if found else contextlib.nullcontext() as store:
+        job = _Job(client, Path(folder), store, progress)
         return job.run(check_name(name), modelfile, file_type)
 
 
@@ -133,14 +134,11 @@ def check_server(modelfile: Modelfile, client: Client) -> None:
 
 
 class _Job:
-    def __init__(
-        self, client: Client, folder: Path, links: contextlib.ExitStack, link: bool, progress: Show | None
-    ) -> None:
+    def __init__(self, client: Client, folder: Path, store: Store | None, progress: Show | None) -> None:
         self._client = client
         self._folder = folder
-        self._links = links
+        self._store = store
         self._progress = progress
-        self._store = find_store() if link and client.is_local else None
         self._warnings: list[str] = []
         self._linked = self._uploaded = 0
 
@@ -159,9 +157,9 @@ class _Job:
             raise
         except BaseException:
             # It may have got far enough to need the files; if not, it removes them itself.
-            self._links.pop_all()
+            self._keep_links()
             raise
-        self._links.pop_all()
+        self._keep_links()
         return Created(
             name,
             sum(file.size for file in files),
@@ -225,7 +223,13 @@ class _Job:
     def _hash(self, path: Path) -> HashedFile:
         return HashedFile(path, self._counter(f"hashing {path.name}"))
 
+    def _keep_links(self) -> None:
+        if self._store:
+            self._store.keep()
+
     def _hand_over(self, file: HashedFile) -> None:
+        if self._store:
+            self._store.hold(file.digest)
         if self._client.has_blob(file.digest):
             return
         if self._store and self._link(file, self._store):
@@ -234,16 +238,14 @@ class _Job:
         self._client.upload(file.path, file.digest, self._counter(f"uploading {file.path.name}"))
         self._uploaded += file.size
 
-    def _link(self, file: HashedFile, store: Path) -> bool:
-        blob = link(file, store)
-        if blob is None:
-            return False
-        self._links.callback(blob.unlink, missing_ok=True)
+    def _link(self, file: HashedFile, store: Store) -> bool:
+        if not store.link(file):
+            # Another registration may have been a moment sooner.
+            return store.hold(file.digest) and self._client.has_blob(file.digest)
         if self._client.has_blob(file.digest):
             return True
         # The server has another store than the one that was found.
-        blob.unlink(missing_ok=True)
-        self._store = None
+        store.unlink(file.digest)
         return False
 
     def _request(
