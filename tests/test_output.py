@@ -16,7 +16,7 @@ import pytest
 
 from gguffast import output as module
 from gguffast.errors import FileError, OptionError
-from gguffast.output import Output, check_output
+from gguffast.output import InPlace, Output, check_output
 
 
 def one(path: Path, size: int) -> Output:
@@ -415,3 +415,72 @@ def test_an_interrupt_tells_what_stands_there(tmp_path, monkeypatch, when):
         f"{tmp_path / 'out'} is complete" if complete else f"nothing was written to {tmp_path / 'out'}"
     ]
     assert os.listdir(tmp_path) == (["out"] if complete else [])
+
+
+# ---- in place ----------------------------------------------------------------------------------------------
+
+
+def test_in_place_keeps_the_file_and_shows_its_head_last(tmp_path):
+    path = tmp_path / "out"
+    path.write_bytes(b"something longer than that")
+    with path.open("rb") as held, InPlace([(path, 10)], replace=True) as output:
+        output.write(b"GGUF", 0)
+        output.write(b"worlds", 4)
+        assert held.read() == b"\0\0\0\0worlds"
+        output.commit()
+        held.seek(0)
+        assert held.read() == b"GGUFworlds"
+
+
+def test_in_place_leaves_an_empty_file_after_an_error(tmp_path):
+    path = tmp_path / "out"
+    path.write_bytes(b"old")
+
+    def fail():
+        with InPlace([(path, 6)], replace=True) as output:
+            output.write(b"GGUF", 0)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_bytes() == b""
+
+
+def test_in_place_leaves_a_file_alone_that_does_not_fit_on_the_disk(tmp_path):
+    path = tmp_path / "out"
+    path.write_bytes(b"old")
+    with pytest.raises(FileError, match="not enough disk space"), InPlace([(path, 1 << 60)], replace=True):
+        pass
+    assert path.read_bytes() == b"old"
+
+
+def test_in_place_a_new_file_appears_when_committed(tmp_path):
+    path = tmp_path / "out"
+    with InPlace([(path, 4)], replace=True) as output:
+        output.write(b"GGUF", 0)
+        assert not path.exists()
+        output.commit()
+    assert path.read_bytes() == b"GGUF"
+
+
+def test_in_place_the_first_of_two_is_emptied_if_the_second_fails(tmp_path, monkeypatch):
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        path.write_bytes(b"old")
+    pwrite = os.pwrite
+
+    def failing(fd, data, offset):
+        if offset == 0 and os.path.samestat(os.fstat(fd), paths[1].stat()):
+            raise OSError(5, "Input/output error")
+        return pwrite(fd, data, offset)
+
+    def fail():
+        with InPlace([(path, 4) for path in paths], replace=True) as output:
+            output.write(b"GGUF", 0)
+            output.write(b"GGUF", 4)
+            monkeypatch.setattr(os, "pwrite", failing)
+            output.commit()
+
+    with pytest.raises(FileError, match="Input/output error; nothing was written"):
+        fail()
+    assert [path.read_bytes() for path in paths] == [b"", b""]

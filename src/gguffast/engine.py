@@ -35,20 +35,24 @@ class Progress:
         Bytes of the source.
     tensor : str
         Name of the tensor that was worked on last; empty before the first.
+    complete : int
+        Tensors, from the first of the file on, that are complete.
     """
 
     done: int
     total: int
     tensor: str
+    complete: int = 0
 
 
 class _Chunk:
     """Rows of one tensor, all of the same expert if an importance matrix is used."""
 
-    __slots__ = ("count", "first", "index", "planned")
+    __slots__ = ("count", "first", "index", "planned", "tensor")
 
-    def __init__(self, index: int, planned: PlannedTensor, first: int, count: int) -> None:
+    def __init__(self, index: int, tensor: int, planned: PlannedTensor, first: int, count: int) -> None:
         self.index = index
+        self.tensor = tensor
         self.planned = planned
         self.first = first
         self.count = count
@@ -112,6 +116,8 @@ class _Run:
         self._errors: dict[int, BaseException] = {}
         self._done = 0
         self._tensor = ""
+        self._rows_left = [p.target.source.n_rows if p.target.nbytes else 0 for p in tensors]
+        self._complete = 0
         self._total = sum(p.target.source.n_rows * p.target.source.row_bytes for p in tensors)
 
     def run(self, threads: int, progress: Callable[[Progress], object] | None) -> None:
@@ -131,7 +137,12 @@ class _Run:
 
     def _report(self, progress: Callable[[Progress], object] | None) -> None:
         if progress:
-            progress(Progress(self._done, self._total, self._tensor))
+            progress(Progress(self._done, self._total, self._tensor, self._count_complete()))
+
+    def _count_complete(self) -> int:
+        while self._complete < len(self._rows_left) and not self._rows_left[self._complete]:
+            self._complete += 1
+        return self._complete
 
     def _start(self, workers: list[threading.Thread]) -> None:
         try:
@@ -173,12 +184,13 @@ class _Run:
         self._write(out, chunk.planned.offset + chunk.first * target.row_bytes)
         with self._lock:
             self._done += len(rows)
+            self._rows_left[chunk.tensor] -= chunk.count
             self._tensor = tensor.name
 
 
 def _chunks(tensors: Sequence[PlannedTensor]) -> Iterator[_Chunk]:
     index = 0
-    for planned in tensors:
+    for number, planned in enumerate(tensors):
         n_rows = planned.target.source.n_rows
         if not planned.target.nbytes:
             continue
@@ -187,7 +199,7 @@ def _chunks(tensors: Sequence[PlannedTensor]) -> Iterator[_Chunk]:
         run = planned.target.source.ne[1] if planned.target.importance is not None else n_rows
         for start in range(0, n_rows, run):
             for first in range(start, start + run, step):
-                yield _Chunk(index, planned, first, min(step, start + run - first))
+                yield _Chunk(index, number, planned, first, min(step, start + run - first))
                 index += 1
 
 

@@ -187,8 +187,16 @@ class Job:
         return importance
 
 
-def quantization(source: Source, file_type: FileType, options: Options) -> Job:
+def quantization(source: Source, file_type: FileType, options: Options, *, keep_order: bool = False) -> Job:
     """Decide what quantization makes of a model.
+
+    Parameters
+    ----------
+    source : Source
+    file_type : FileType
+    options : Options
+    keep_order : bool
+        Keep the tensors in the order of the source, as shards need that are to stay what they are.
 
     Raises
     ------
@@ -196,14 +204,15 @@ def quantization(source: Source, file_type: FileType, options: Options) -> Job:
         As :func:`gguffast.recipe.choose.choose_types` and ``check_choices``; the importance matrix is that of
         another model.
     """
-    tensors = output_order(source.tensors)
+    tensors = list(source.tensors) if keep_order else output_order(source.tensors)
     weights = [(t.name, t.ne, t.type) for t in tensors]
     try:
-        choices = choose_types(source.metadata, weights, file_type, options)
+        choices = choose_types(source.metadata, weights, file_type, options, keep_order=keep_order)
         check_choices(weights, choices, options)
         number = file_type_number(file_type, source.metadata, weights, options.override_kv)
     except (DataError, FormatError) as error:
-        raise type(error)(f"{source.paths[0]}: {error}") from None
+        error.args = (f"{source.paths[0]}: {error}",)
+        raise
     matrix = options.imatrix
     kvs = output_kvs(source.kvs, number, options.override_kv, matrix.kvs() if matrix else ())
     return Job(kvs, tensors, choices, matrix)
@@ -212,13 +221,20 @@ def quantization(source: Source, file_type: FileType, options: Options) -> Job:
 class Worker:
     """Carries jobs out, as the options say; the clock runs from here on.
 
+    Parameters
+    ----------
+    given : JobOptions
+    output : type of Output
+        How files are written.
+
     Raises
     ------
     OptionError
         The number of threads makes no sense.
     """
 
-    def __init__(self, given: JobOptions) -> None:
+    def __init__(self, given: JobOptions, output: type[Output] = Output) -> None:
+        self._output = output
         self._started = time.perf_counter()
         self._threads = thread_count(given.get("threads"))
         self._progress = given.get("progress")
@@ -264,10 +280,7 @@ class Worker:
         )
         paths = shard_paths(dst, len(plans))
         if not self._dry_run:
-            read = [*self._weights, *inputs]
-            for path in paths:
-                check_output(path, read, replace=self._replace)
-            self._write(paths, plans)
+            self.write(paths, plans, inputs)
         return Result(
             src=src,
             dst=paths[0],
@@ -290,9 +303,13 @@ class Worker:
             warnings=tuple(warnings),
         )
 
-    def _write(self, paths: Sequence[Path], plans: Sequence[Plan]) -> None:
+    def write(self, paths: Sequence[Path], plans: Sequence[Plan], inputs: Iterable[Path] = ()) -> None:
+        """Write files as planned; parameters as for :meth:`run`."""
+        read = [*self._weights, *inputs]
+        for path in paths:
+            check_output(path, read, replace=self._replace)
         files = [(path, plan.size) for path, plan in zip(paths, plans, strict=True)]
-        with Output(files, replace=self._replace) as output:
+        with self._output(files, replace=self._replace) as output:
             for start, plan in zip(output.starts, plans, strict=True):
                 output.write(plan.header, start)
             # One run over all files, as if they lay one behind the other.

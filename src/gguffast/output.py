@@ -28,6 +28,7 @@ from gguffast.files import format_bytes
 _PREFIX, _SUFFIX, _ASIDE = ".gguffast-", ".tmp", ".old"
 #: What file systems say that have no hard links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+_HEAD = 4  # bytes that say what a file is
 _DAY = 24 * 60 * 60
 
 
@@ -57,11 +58,15 @@ class Output:
     """
 
     def __init__(self, files: Sequence[tuple[Path, int]], *, replace: bool) -> None:
-        self._drafts = [_Draft(path, size, replace) for path, size in files]
+        self._drafts = [self._draft(path, size, replace) for path, size in files]
         self.starts = [0]
         for _, size in files[:-1]:
             self.starts.append(self.starts[-1] + size)
         self._committed = False
+
+    @staticmethod
+    def _draft(path: Path, size: int, replace: bool) -> _Draft:
+        return _Draft(path, size, replace)
 
     def __enter__(self) -> Self:
         try:
@@ -299,7 +304,76 @@ class _Draft:
         try:
             yield
         except OSError as error:
-            raise FileError(f"cannot write {self.path}: {error.strerror}; nothing was left behind") from error
+            raise FileError(f"cannot write {self.path}: {error.strerror}; {self._left}") from error
+
+    _left = "nothing was left behind"
+
+
+class InPlace(Output):
+    """Output that is written where it stands, if it does: its caller may hold it open.
+
+    Such a file stays the same file, under the same inode. If it cannot be completed it is left empty; and if
+    this process is killed it lacks its first bytes, so that nobody takes it for what it should have become.
+    """
+
+    @staticmethod
+    def _draft(path: Path, size: int, replace: bool) -> _Draft:
+        return (_Rewrite if path.exists() else _Draft)(path, size, replace)
+
+
+class _Rewrite(_Draft):
+    """One file that is there already."""
+
+    _head = b""
+    _begun = False
+    _left = "it is empty now"
+
+    def open(self) -> None:
+        """Open the file."""
+        try:
+            self._fd = os.open(self._target, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise FileError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def disk(self) -> tuple[int, int | None]:
+        """Device, and its free bytes together with those of the file."""
+        device, free = super().disk()
+        return device, None if free is None else free + 512 * os.fstat(self._fd).st_blocks
+
+    def set_size(self) -> None:
+        """Empty the file, and give it its length."""
+        self._begun = True
+        with self._explained():
+            os.ftruncate(self._fd, 0)
+        super().set_size()
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """Write ``data``, but keep the first bytes of the file back."""
+        if offset == 0:
+            self._head = bytes(data[:_HEAD])
+            data, offset = memoryview(data)[_HEAD:], _HEAD
+        super().write(data, offset)
+
+    def publish(self, *, keep_old: bool) -> None:
+        """Write the first bytes."""
+        os.pwrite(self._fd, self._head, 0)
+        os.fsync(self._fd)
+        self._begun = False
+
+    def take_back(self) -> bool:
+        """Empty the file; what was in it is lost."""
+        self._begun = True
+        return True
+
+    def discard(self) -> None:
+        """Close the file, and empty it unless it is complete."""
+        if self._fd < 0:
+            return
+        if self._begun:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+        self._fd = -1
 
 
 def check_output(path: Path, inputs: Iterable[Path], *, replace: bool) -> None:

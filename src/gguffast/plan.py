@@ -119,14 +119,21 @@ def plan_files(
     OptionError
         The limits ask for more files than a split model can have.
     """
-    shards = _share_out(targets, max_size, max_tensors)
+    return plan_shards(kvs, _share_out(targets, max_size, max_tensors), keep_dims=keep_dims)
+
+
+def plan_shards(
+    kvs: Sequence[KV], shards: Sequence[Sequence[Target]], *, keep_dims: bool = False
+) -> list[Plan]:
+    """Lay out a model in files with these tensors each; the first one has the metadata."""
     if len(shards) == 1:
-        return [make_plan(kvs, targets, keep_dims=keep_dims)]
+        return [make_plan(kvs, shards[0], keep_dims=keep_dims)]
     if len(shards) > MAX_SHARDS:
         raise OptionError(f"these limits would make {len(shards)} files; at most {MAX_SHARDS} can be counted")
+    n_tensors = sum(map(len, shards))
     return [
         make_plan(
-            [*(kvs if i == 0 else ()), *split_kvs(i, len(shards), len(targets))], shard, keep_dims=keep_dims
+            [*(kvs if i == 0 else ()), *split_kvs(i, len(shards), n_tensors)], shard, keep_dims=keep_dims
         )
         for i, shard in enumerate(shards)
     ]

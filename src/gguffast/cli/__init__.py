@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else list(argv)
     parser: argparse.ArgumentParser | None = None
-    with _signals_as_interrupts():
+    with signals_as_interrupts():
         try:
             parser, args = _parse(words)
             code: int = args.run(args)
@@ -160,7 +160,7 @@ def _drop_stdout() -> None:
 
 
 @contextlib.contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
+def signals_as_interrupts() -> Iterator[None]:
     """Make SIGTERM and SIGHUP what Ctrl-C is: an exception, so that everything is cleaned up."""
     if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
         yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gguffast.errors import DataError, OptionError
@@ -42,6 +42,24 @@ def _fitting(type_: GGMLQuantizationType, ncols: int) -> GGMLQuantizationType:
     return T.F16 if ncols % type_.info.block_size else type_
 
 
+class MissingImatrix(DataError):
+    """A tensor's type is of no use without an importance matrix, and there is none.
+
+    Attributes
+    ----------
+    tensor : str
+    type : GGMLQuantizationType
+    """
+
+    def __init__(self, tensor: str, type_: GGMLQuantizationType) -> None:
+        super().__init__(
+            f"tensor {tensor}: {type_.name} in a file of this type needs an importance matrix; "
+            "give one with `imatrix` or choose a larger file type"
+        )
+        self.tensor = tensor
+        self.type = type_
+
+
 class Choice(NamedTuple):
     """What becomes of a tensor.
 
@@ -65,6 +83,8 @@ def choose_types(
     tensors: Sequence[Weight],
     file_type: FileType,
     options: Options,
+    *,
+    keep_order: bool = False,
 ) -> list[Choice]:
     """Choose the type of each tensor.
 
@@ -73,7 +93,7 @@ def choose_types(
     metadata : mapping
         The source's; `general.architecture`, and that architecture's block, head and expert counts are read.
     tensors : sequence of (name, ne, type)
-        In any order: layers are counted in output order.
+        In any order: layers are counted in output order, but with `keep_order` in this one.
     file_type : FileType
         From `parse_file_type`.
     options : Options
@@ -96,7 +116,10 @@ def choose_types(
     model = Model.from_metadata(metadata, options.override_kv)
     mixture = Mixture(model, file_type, options, (name for name, _, _ in tensors))
     chosen: dict[int, Choice] = {}
-    for i in sorted(range(len(tensors)), key=lambda i: order_key(tensors[i][0])):
+    order: Iterable[int] = range(len(tensors))
+    if not keep_order:
+        order = sorted(order, key=lambda i: order_key(tensors[i][0]))
+    for i in order:
         name, ne, type_ = tensors[i]
         keep = not is_quantizable(name, ne, model.architecture)
         if keep or (options.leave_output_tensor and name == "output.weight"):
@@ -164,10 +187,7 @@ def check_choices(tensors: Sequence[Weight], choices: Sequence[Choice], options:
     """
     for (name, _, type_), choice in zip(tensors, choices, strict=True):
         if choice.needs_imatrix and options.imatrix is None:
-            raise DataError(
-                f"tensor {name}: {choice.type.name} in a file of this type needs an importance matrix; "
-                "give one with `imatrix` or choose a larger file type"
-            )
+            raise MissingImatrix(name, choice.type)
         if choice.type is type_:
             continue
         if type_.info.quantized and not options.allow_requantize:

@@ -50,6 +50,11 @@ class GGUFSource:
     path : path-like
         The file, or the first shard.
 
+    Attributes
+    ----------
+    counts : list of int
+        Tensors of each file.
+
     Raises
     ------
     FileError
@@ -62,6 +67,7 @@ class GGUFSource:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.paths: list[Path] = []
         self.tensors: list[GGUFTensor] = []
+        self.counts: list[int] = []
         self._files: list[GGUFFile] = []
         try:
             self._open(Path(path))
@@ -104,6 +110,7 @@ class GGUFSource:
         self._files.append(file)
         self.paths.append(path)
         self.tensors += [GGUFTensor(info) for info in file.tensors]
+        self.counts.append(len(file.tensors))
         return file
 
     def _open_other_shards(self, path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Other programs' faces: their command lines and functions, over gguffast's engine."""
