@@ -1,7 +1,7 @@
 /* gguffast: GGUF and GGML quantization, the C core.
  *
- * The whole public interface.  It knows no Python, prints nothing, never aborts and keeps no state but the chosen
- * target.  Sizes and lengths are checked by the caller of the row functions (see each one) and by the GGUF parser.
+ * The whole public interface.  It knows no Python, prints nothing, never aborts; its state is the target and the
+ * codebooks.  Sizes and lengths are checked by the caller of the row functions (see each) and by the GGUF parser.
  */
 #ifndef GGUFFAST_H
 #define GGUFFAST_H
