@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import gguffast
 from gguffast.demo.real_model import real_model as fetch_real_model
 from gguffast.errors import FileError
-from support import checkpoints
+from support import checkpoints, families
 from support.local_hub import LocalHub
 
 pytest_plugins = ["support.ollama_servers"]
@@ -56,6 +57,20 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     checkpoints.unpack(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a family's checkpoint, unpacked once."""
+    folder = tmp_path_factory.mktemp("families")
+
+    def unpack(name: str) -> Path:
+        if not (folder / name).exists():
+            with tarfile.open(families.DATA / f"{name}.tar.xz") as archive:
+                archive.extractall(folder, filter="data")
+        return folder / name
+
+    return unpack
 
 
 @pytest.fixture

@@ -16,10 +16,11 @@ from gguffast.conversion.architecture import Facts
 from gguffast.conversion.architectures import find_architecture
 from gguffast.conversion.hparams import class_name, read_config
 from gguffast.conversion.metadata import Weights, read_general
-from gguffast.conversion.tensors import map_tensors
+from gguffast.conversion.tensors import is_text, map_tensors
 from gguffast.conversion.vocab import LLAMA_KINDS, load_vocab
 from gguffast.errors import FormatError
 from gguffast.sources.checkpoint import open_checkpoint
+from support import families
 from support.bounded import run_bounded
 from support.checkpoints import NAMES
 from support.mutations import mutated, survives, unhurried
@@ -32,17 +33,22 @@ CONFIG_KEYS = (
 )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "bin" not in name and "wide" not in name])
-def test_no_configuration_is_a_crash(name: str, unpacked: Path, tmp_path: Path) -> None:
-    config = json.loads((unpacked / name / "config.json").read_text())
-    tensors = open_checkpoint(unpacked / name).tensors
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if "bin" not in name and "wide" not in name] + families.NAMES
+)
+def test_no_configuration_is_a_crash(
+    name: str, unpacked: Path, family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = family(name) if name in families.NAMES else unpacked / name
+    config = json.loads((folder / "config.json").read_text())
+    tensors = {key: value for key, value in open_checkpoint(folder).tensors.items() if is_text(key)}
 
     def describe(changed: dict[str, Any], with_tensors: bool) -> None:
         path = tmp_path / "config.json"
         path.write_text(json.dumps(changed))
         read = read_config(tmp_path)
         architecture = find_architecture(class_name(read, path))
-        hparams = architecture.hparams(read, path, list(tensors))
+        hparams = architecture.hparams(read, path, list(tensors) if with_tensors else [])
         architecture.vocabulary(hparams)
         list(architecture.generated(hparams))
         if with_tensors:
@@ -51,7 +57,7 @@ def test_no_configuration_is_a_crash(name: str, unpacked: Path, tmp_path: Path) 
         for key in (*architecture.early_keys, *architecture.keys):
             list(key(facts))
 
-    @settings(unhurried, max_examples=60)
+    @settings(unhurried, max_examples=25)
     @given(mutated(config, CONFIG_KEYS), st.booleans())
     @example({**config, "head_dim": 2**29, "rope_scaling": {"rope_type": "llama3"}}, False)
     @example({**config, "num_hidden_layers": 2**28, "sliding_window": 1}, False)

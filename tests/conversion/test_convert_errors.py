@@ -82,7 +82,7 @@ CASES: dict[str, tuple[Callable[[Path], None], type[GGUFFastError], str]] = {
     "unknown class": (
         config(architectures=["XForCausalLM"]),
         OptionError,
-        "'XForCausalLM'.*known: .*LlamaForCausalLM",
+        "'XForCausalLM' is none of .*; nearest are \\w+ForCausalLM",
     ),
     "layers in words": (
         config(num_hidden_layers="two"),
@@ -115,7 +115,7 @@ CASES: dict[str, tuple[Callable[[Path], None], type[GGUFFastError], str]] = {
         '"rms_norm_eps" is .small.; expected a number',
     ),
     "rope of a wrong kind": (config(rope_scaling=[1]), FormatError, '"rope_scaling".*expected an object'),
-    "unknown rope": (config(rope_scaling={"type": "x"}), OptionError, 'rope type "x" is not supported'),
+    "unknown rope": (config(rope_scaling={"type": "x"}), OptionError, "rope type .x. is not supported"),
     "rope without factor": (
         config(rope_scaling={"type": "linear"}),
         FormatError,

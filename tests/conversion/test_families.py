@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,6 @@ CASES = [
     for key, run in runs.items()
     if key != "_" and "error" not in run and families.options_of(run["args"]) is not None
 ]
-
-
-@pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folder of a family's checkpoint, unpacked once."""
-    folder = tmp_path_factory.mktemp("families")
-
-    def unpack(name: str) -> Path:
-        if not (folder / name).exists():
-            with tarfile.open(families.DATA / f"{name}.tar.xz") as archive:
-                archive.extractall(folder, filter="data")
-        return folder / name
-
-    return unpack
 
 
 def digest(path: Path) -> str:

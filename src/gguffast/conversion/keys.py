@@ -19,7 +19,7 @@ from gguffast.conversion.architecture import (
     kv_heads,
 )
 from gguffast.conversion.hparams import Hparams
-from gguffast.documents import FLOAT32_MAX, UINT32_MAX
+from gguffast.documents import FLOAT32_MAX, UINT32_MAX, shown
 from gguffast.errors import FormatError, OptionError
 from gguffast.gguf import KV, GGUFValueType, kv
 
@@ -128,7 +128,8 @@ def rope_scaling(facts: Facts) -> Iterator[KV]:
         return
     if kind not in ("linear", "yarn"):
         raise OptionError(
-            f'{h.path}: rope type "{kind}" is not supported; known: linear, yarn, longrope, llama3, dynamic'
+            f"{h.path}: rope type {shown(kind)} is not supported; "
+            "known: linear, yarn, longrope, llama3, dynamic"
         )
     yield kv(f"{prefix}.type", kind, GGUFValueType.STRING)
     yield kv(f"{prefix}.factor", h.rope.number("factor"), GGUFValueType.FLOAT32)

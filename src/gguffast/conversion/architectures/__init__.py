@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 
 from gguffast.conversion.architecture import Architecture
+from gguffast.documents import shown
 from gguffast.errors import OptionError
 
 
@@ -23,10 +25,15 @@ def find_architecture(hf_class: str) -> Architecture:
     Raises
     ------
     OptionError
-        If it is not known; the message lists those that are.
+        If it is not known; the message names the nearest that are.
     """
     known = all_architectures()
     try:
         return known[hf_class]
     except KeyError:
-        raise OptionError(f"model class {hf_class!r} is not supported; known: {', '.join(known)}") from None
+        near = difflib.get_close_matches(hf_class[:100], known, 4, 0.4)
+        like = f"; nearest are {', '.join(near)}" if near else ""
+        raise OptionError(
+            f"model class {shown(hf_class)} is none of the {len(known)} that are supported{like}; if one of "
+            'them reads the same tensors, name it in "architectures" of config.json'
+        ) from None

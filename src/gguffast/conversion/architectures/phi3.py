@@ -31,6 +31,7 @@ from gguffast.conversion.keys import (
     real,
     uint,
 )
+from gguffast.documents import shown
 from gguffast.errors import OptionError
 
 
@@ -52,7 +53,7 @@ def _is_long(h: Hparams) -> bool:
         return False
     # "su" and "yarn" are what the first releases called it; the Hugging Face class reads all three as one.
     if kind not in ("su", "yarn", "longrope"):
-        raise OptionError(f'{h.path}: rope type "{kind}" is not supported for Phi 3; known: longrope')
+        raise OptionError(f"{h.path}: rope type {shown(kind)} is not supported for Phi 3; known: longrope")
     return True
 
 
