@@ -25,7 +25,7 @@ from gguffast.errors import GGUFFastError, Interrupted
 COMMANDS = (
     *("quantize", "convert", "inspect", "import", "download", "upload"),
     *("create", "run", "list", "show", "rm"),
-    "demo",
+    *("demo", "link-llama-quantize"),
 )
 
 
@@ -99,7 +99,8 @@ def _parse(words: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespac
     known = words and words[0] in COMMANDS
     for name in words[:1] if known else COMMANDS:
         # `import` is no name for a module, and one called `list` would hide list() from this package.
-        module = importlib.import_module(f"gguffast.cli.{name}{'_' if name in ('import', 'list') else ''}")
+        stem = name.replace("-", "_") + ("_" if name in ("import", "list") else "")
+        module = importlib.import_module(f"gguffast.cli.{stem}")
         module.add_parser(commands)
         command = commands.choices[name]
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
