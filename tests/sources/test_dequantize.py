@@ -349,12 +349,12 @@ def test_gptq_groups_that_do_not_exist(tmp_path: Path, bad: int) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"quant_method": "awq", "bits": 4}, ["'awq'", "bits '4'"]),
-        ({"quant_method": "gptq", "bits": 3}, ["'gptq'", "bits '3'"]),
-        ({"quant_method": "mxfp4"}, ["'mxfp4'"]),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, ["'modelopt'", "'NVFP4'"]),
-        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, ["'pack-quantized'"]),
-        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, ["config"]),
+        ({"quant_method": "awq", "bits": 8}, ["'awq'", "bits '8'"]),
+        ({"quant_method": "awq", "bits": 4, "version": "gemv"}, ["'awq'", "version 'gemv'"]),
+        ({"quant_method": "gptq", "bits": 5}, ["'gptq'", "bits '5'"]),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, ["'gptq'", "'marlin'"]),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": ["x"]}, ["'gptq'", "['x']"]),
+        ({"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"}, ["'modelopt'", "'W4A16_AWQ'"]),
         ({"quant_method": "fp8", "weight_block_size": "128x128"}, ["128x128"]),
         ({"quant_method": "fp8", "weight_block_size": [0, 1]}, ["[0, 1]"]),
         ({"quant_method": ["x"]}, ["['x']"]),
@@ -378,15 +378,18 @@ def test_methods_that_cannot_be_read_are_named(
         [],
         {"a": {"weights": {"strategy": "channel"}}, "b": {}},
         {"a": {"weights": {"strategy": "group"}}},
-        {"a": {"weights": {"strategy": "block", "group_size": 128}}},
+        {"a": {"weights": {"strategy": "block", "block_structure": "2x2"}}},
+        {"a": {"weights": {"strategy": "channel"}}, "b": {"weights": {"strategy": "group", "group_size": 2}}},
+        {"a": {"weights": {"strategy": "token"}}},
         {"a": 5},
     ],
-    ids=range(6),
+    ids=range(8),
 )
 def test_compressed_tensors_groups_that_cannot_be_read(tmp_path: Path, groups: object) -> None:
     config = {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": groups}
-    with pytest.raises(FormatError, match="compressed-tensors with several groups"):
-        opened(tmp_path, {"x": raw(np.ones(1, "f4"))}, config)
+    tensors = {"x.weight": fp8(6, 8)[0], "x.weight_scale": numbers(6, 4)}
+    with pytest.raises(FormatError, match="quantization_config: "):
+        opened(tmp_path, tensors, config)
 
 
 # --- Whatever stands there --------------------------------------------------------------------------------

@@ -1,37 +1,24 @@
-"""Quantized checkpoints: which method made them, and the values that their codes and scales stand for."""
+"""Quantized checkpoints: which method made them, and who knows the values that their codes stand for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from gguffast.documents import shown
 from gguffast.errors import FormatError, quote
+from gguffast.sources.awq import dequantize_awq
 from gguffast.sources.bitsandbytes import dequantize_bitsandbytes
-from gguffast.sources.common import naturals
+from gguffast.sources.compressed_tensors import block_shape, dequantize_compressed
 from gguffast.sources.gptq import dequantize_gptq
-from gguffast.sources.lazy import (
-    DType,
-    LazyTensor,
-    Piece,
-    as_array,
-    reshape,
-    row_pieces,
-    to_f32,
-    to_float32,
-)
+from gguffast.sources.lazy import LazyTensor
+from gguffast.sources.microscaling import dequantize_mxfp4, dequantize_nvfp4
+from gguffast.sources.scaled import FBGEMM, FP8, MODELOPT, scaled
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+Dequantizer = Callable[[Path, Mapping[str, LazyTensor]], dict[str, LazyTensor]]
 
-Tensors = Mapping[str, LazyTensor]
-Dequantizer = Callable[[Path, Tensors], dict[str, LazyTensor]]
-
-# Numbers decoded at a time: what passes between NumPy's loops stays in the second-level cache.
-_CHUNK = 1 << 16
+# The first version of GPTQ's format stores zero points less one.
+_GPTQ_OFFSETS = {"gptq": 1, "gptq_v2": 0}
 
 
 def dequantizer(path: Path, config: Mapping[str, Any]) -> Dequantizer:
@@ -49,145 +36,37 @@ def dequantizer(path: Path, config: Mapping[str, Any]) -> Dequantizer:
     FormatError
         Its ``quant_method``, or the variant of it, is not supported.
     """
-    method = config.get("quant_method")
-    # bitsandbytes weights describe themselves, and their configuration is often lost or stale.
-    if method in (None, "bitsandbytes"):
-        return dequantize_bitsandbytes
-    if method == "fp8":
-        return _scaled(_FP8, _block_shape(path, config.get("weight_block_size")))
-    if method == "modelopt" and "4" not in str(config.get("quant_algo")):
-        return _scaled(_MODELOPT, ())
-    if method == "compressed-tensors" and config.get("format") in _COMPRESSED:
-        return _scaled(_COMPRESSED_TENSORS, _compressed_block(path, config))
-    if method == "gptq" and config.get("bits") in (2, 4, 8):
-        # The first version of the format stores zero points less one.
-        offset = 1 if config.get("checkpoint_format", "gptq") == "gptq" else 0
-        return lambda path, stored: dequantize_gptq(path, stored, int(config["bits"]), offset)
-    facts = [f"{key} {quote(str(config[key]))}" for key in ("format", "quant_algo", "bits") if key in config]
-    found = ", ".join([quote(str(method)), *facts])
+    match config.get("quant_method"):
+        # bitsandbytes weights describe themselves, and their configuration is often lost or stale.
+        case None | "bitsandbytes":
+            return dequantize_bitsandbytes
+        case "fp8":
+            return scaled(FP8, block_shape(path, config.get("weight_block_size")))
+        case "fbgemm_fp8":
+            return scaled(FBGEMM, ())
+        case "modelopt" if "4" not in str(config.get("quant_algo")):
+            return scaled(MODELOPT, ())
+        case "modelopt" if "NVFP4" in str(config.get("quant_algo")):
+            # What is not NVFP4 in a mixed checkpoint is FP8.
+            return lambda path, stored: scaled(MODELOPT, ())(path, dequantize_nvfp4(path, stored))
+        case "mxfp4":
+            return dequantize_mxfp4
+        case "compressed-tensors":
+            return lambda path, stored: dequantize_compressed(path, stored, config)
+        case "awq" if config.get("bits") == 4 and config.get("version", "gemm") in ("gemm", "GEMM"):
+            return dequantize_awq
+        case "gptq":
+            offset = _GPTQ_OFFSETS.get(str(config.get("checkpoint_format", "gptq")))
+            bits = config.get("bits")
+            if type(bits) is int and bits in (2, 3, 4, 8) and offset is not None:
+                return lambda path, stored: dequantize_gptq(path, stored, bits, offset)
     raise FormatError(
-        f"{path}: the weights are quantized by {found}, which cannot be read; convert the original ("
-        "readable: bitsandbytes, fp8, gptq of 2, 4, 8 bits; 8-bit compressed-tensors, modelopt)"
+        f"{path}: the weights are quantized by {_describe(config)}, which cannot be read; convert the "
+        "original (readable: bitsandbytes, FP8, GPTQ, AWQ of 4 bits, compressed-tensors, MXFP4, NVFP4)"
     )
 
 
-# --- A scale times a weight -------------------------------------------------------------------------------
-
-_COMPRESSED = ("float-quantized", "int-quantized", "naive-quantized")
-
-
-class _Suffixes(NamedTuple):
-    """Names that a method uses: scales (suffix -> suffix of their weight), and what it leaves unused."""
-
-    scales: dict[str, str]
-    unused: tuple[str, ...] = ()
-
-
-_FP8 = _Suffixes(
-    {"_scale_inv": "", ".qscale_weight": ".weight"},
-    (".activation_scale", "_activation_scale", ".qscale_act"),
-)
-_MODELOPT = _Suffixes({".weight_scale": ".weight"}, (".input_scale", ".k_scale", ".v_scale"))
-_COMPRESSED_TENSORS = _Suffixes({".weight_scale": ".weight"})
-
-
-def _scaled(suffixes: _Suffixes, block: tuple[int, ...]) -> Dequantizer:
-    """Make the dequantizer of a method that multiplies weights by one scale for each tensor, row or block."""
-
-    def apply(path: Path, stored: Tensors) -> dict[str, LazyTensor]:
-        tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(suffixes.unused)}
-        for name, scale in stored.items():
-            for suffix, of in suffixes.scales.items():
-                if name.endswith(suffix):
-                    weight = name.removesuffix(suffix) + of
-                    if weight not in stored:
-                        raise FormatError(
-                            f"{path}: tensor {quote(weight)} is missing; {quote(name)} is its scale"
-                        )
-                    tensors[weight] = _Scaled(path, stored[weight], scale, block)
-                    del tensors[name]
-        return tensors
-
-    return apply
-
-
-def _block_shape(path: Path, value: object) -> tuple[int, ...]:
-    """Rows and columns that share a scale; empty if the scale's own shape says it all."""
-    if value is None:
-        return ()
-    block = naturals(value)
-    if block is None or len(block) != 2 or 0 in block:
-        raise FormatError(f"{path}: quantization_config: a block of {shown(value)}, expected [rows, columns]")
-    return block
-
-
-def _compressed_block(path: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
-    match config.get("config_groups"):
-        case {**groups} if len(groups) == 1:
-            match next(iter(groups.values())):
-                case {"weights": {"strategy": "channel" | "block", **weights}} if (
-                    weights.get("group_size") is None
-                ):
-                    return _block_shape(path, weights.get("block_structure"))
-    raise FormatError(
-        f"{path}: quantization_config: compressed-tensors with several groups, or scales by group; "
-        "readable is one group with a scale for each channel or block"
-    )
-
-
-class _Scaled(LazyTensor):
-    """Weight times scale in float32; the scale is repeated over blocks and broadcast from the left."""
-
-    def __init__(self, path: Path, weight: LazyTensor, scale: LazyTensor, block: tuple[int, ...]) -> None:
-        super().__init__(weight.name, weight.shape, DType.F32)
-        self._weight = weight
-        axes = len(weight.shape)
-        # As in the reference: the axes of the block are the last ones of the scale, those of the scale the
-        # first ones of the weight.
-        blocks = (1,) * (len(scale.shape) - len(block)) + block
-        repeated = tuple(n * size for n, size in zip(scale.shape, blocks, strict=False))
-        fits = len(blocks) == len(scale.shape) <= axes and all(
-            have == 1 or (have >= n if block else have == n)
-            for have, n in zip(repeated, weight.shape, strict=False)
-        )
-        if not fits:
-            raise FormatError(
-                f"{path}: tensor {quote(scale.name)} of shape {list(scale.shape)} does not scale "
-                f"{quote(weight.name)} of shape {list(weight.shape)}"
-                + (f" in blocks of {list(block)}" if block else "")
-            )
-        padding = (1,) * (axes - len(scale.shape))
-        self._scale = to_f32(reshape(scale, scale.shape + padding or (1,)))
-        self._blocks = blocks + padding
-
-    def read(self, first: int, into: memoryview) -> None:
-        out = as_array(into, DType.F32)
-        for piece in row_pieces(first, out.size, self.n_columns, _CHUNK):
-            weight = self._weight.elements(first + piece.place.start, piece.size)
-            values = to_float32(weight, self._weight.dtype, out[piece.place])
-            table = values.reshape(piece.n_rows, piece.n_columns)
-            with np.errstate(all="ignore"):
-                table *= self._scales(piece)
-
-    def _scales(self, piece: Piece) -> NDArray[np.float32]:
-        """Scales of a piece: a column, or one for each number."""
-        scales = self._row_scales(piece)
-        if scales.shape[1] == 1:
-            return scales
-        columns = np.arange(piece.column, piece.column + piece.n_columns)
-        return scales.take(columns // self._blocks[-1], axis=1)
-
-    def _row_scales(self, piece: Piece) -> NDArray[np.float32]:
-        """Rows of the scale that serve the rows of a piece, one for each."""
-        leading = self.shape[:-1]
-        if not leading:
-            return self._scale.rows(0, 1)
-        rows = np.unravel_index(np.arange(piece.row, piece.row + piece.n_rows), leading)
-        # The last entry of an axis of one serves the whole axis.
-        places = [
-            np.minimum(row // size, n - 1)
-            for row, size, n in zip(rows, self._blocks, self._scale.shape, strict=False)
-        ]
-        index = np.ravel_multi_index(places, self._scale.shape[:-1])
-        low = int(index.min())
-        return self._scale.rows(low, int(index.max()) + 1 - low)[index - low]
+def _describe(config: Mapping[str, Any]) -> str:
+    keys = ("format", "quant_algo", "bits", "version", "checkpoint_format")
+    facts = [f"{key} {quote(str(config[key]))}" for key in keys if key in config]
+    return ", ".join([quote(str(config["quant_method"])), *facts])

@@ -376,6 +376,15 @@ class _Window(LazyTensor):
         self._tensor.read(self._start + first, into)
 
 
+class _Retyped(LazyTensor):
+    def __init__(self, tensor: LazyTensor, dtype: DType) -> None:
+        super().__init__(tensor.name, tensor.shape, dtype)
+        self._tensor = tensor
+
+    def read(self, first: int, into: memoryview) -> None:
+        self._tensor.read(first, into)
+
+
 class _Bytes(LazyTensor):
     def __init__(self, tensor: LazyTensor) -> None:
         super().__init__(tensor.name, (tensor.size * tensor.dtype.itemsize,), DType.U8)
@@ -483,6 +492,11 @@ def to_f32(tensor: LazyTensor) -> LazyTensor:
 def view_bytes(tensor: LazyTensor) -> LazyTensor:
     """Give the bytes of a tensor, as a flat U8 one."""
     return tensor if tensor.dtype is DType.U8 and len(tensor.shape) == 1 else _Bytes(tensor)
+
+
+def retype(tensor: LazyTensor, dtype: DType) -> LazyTensor:
+    """Read the numbers of a tensor as those of another format with as many bytes."""
+    return tensor if tensor.dtype is dtype else _Retyped(tensor, dtype)
 
 
 def map_f32(tensor: LazyTensor, function: Elementwise) -> LazyTensor:
