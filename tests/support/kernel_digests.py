@@ -42,7 +42,7 @@ def digests(library: str = "") -> dict[str, str]:
 def _digest(type_: GGMLQuantizationType, rows: list[np.ndarray], importances: list[np.ndarray | None]) -> str:
     state = hashlib.sha256()
     for x in rows:
-        for importance in importances:
+        for importance in importances[type_.info.needs_imatrix :]:
             blocks = np.empty((2, type_.nbytes(WIDTH)), np.uint8)
             back = np.empty_like(x)
             _core.quantize(type_, x, WIDTH, blocks, importance)
