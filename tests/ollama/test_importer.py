@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -316,3 +317,25 @@ def test_a_real_model_answers(server, checkpoint, tmp_path, monkeypatch):
     assert "Paris" in answer.stdout, answer
     assert not list((tmp_path / "cache").rglob("*.gguf"))
     assert os.path.isdir(checkpoint)
+
+
+@pytest.mark.parametrize("file_type", ["F16", "Q8_0", "Q4_K_M"])
+def test_the_file_that_is_kept_is_the_servers(server, unpacked, tmp_path, file_type):
+    before = set(server.blobs())
+    done = server.gguffast("import", unpacked / "llama3", "--as", "kept", "-q", file_type, "--keep", tmp_path)
+    assert done.returncode == 0, done
+    path = tmp_path / f"llama3-{file_type}.gguf"
+    assert [blob for blob in server.blobs() if blob.stat().st_ino == path.stat().st_ino]
+    # Nothing is there twice: whatever the server makes of it, it has already.
+    new = [blob for blob in server.blobs() if blob not in before and blob.stat().st_size > 100_000]
+    assert {blob.name.removeprefix("sha256-") for blob in new} <= named_in(server.models / "manifests")
+
+
+def named_in(manifests):
+    """Digests of the models that any manifest names."""
+    found = set()
+    for path in manifests.rglob("*"):
+        if path.is_file():
+            layers = json.loads(path.read_text())["layers"]
+            found |= {x["digest"].partition(":")[2] for x in layers if x["mediaType"].endswith("image.model")}
+    return found
