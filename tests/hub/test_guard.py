@@ -61,6 +61,18 @@ def test_nothing_odd(cache):
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == FILES
 
 
+def test_a_large_file_is_bounded_by_its_size_alone(hub, cache, monkeypatch):
+    monkeypatch.setattr(guard, "_ANSWER_BYTES", 1000)
+    assert len(FILES["model.safetensors"]) > 1000
+    folder = download()
+    assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    endless = {"GET /storage/.*": lambda handler: handler.stream(200, repeat(MEGABYTE))}
+    hub.repos["owner/tiny"].files["model.safetensors"] = b"other"
+    hub.instead = endless
+    with pytest.raises(FormatError, match="more than the 5 bytes that were to come"):
+        download()
+
+
 def test_the_guard_goes_when_it_is_done(cache):
     before = huggingface_hub.utils._http._GLOBAL_CLIENT_FACTORY
     download()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 TOKEN = "hf_" + "loopbackSECRET" * 2
 
@@ -86,6 +86,8 @@ class LocalHub:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        # Large files lie on another host, as those of the real one do.
+        self.elsewhere = f"http://localhost:{self._server.server_port}"
 
     def __enter__(self) -> LocalHub:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -246,8 +248,22 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
                 )
             elif name not in found.files:
                 self._fail(404, "EntryNotFound", "Entry not found")
+            elif _is_large(name):
+                digest = _sha256(found.files[name])
+                place = f"{hub.elsewhere}/storage/{repo}/resolve/{digest}"
+                headers = {
+                    "Location": f"{place}/{quote(name)}?signature=x%2Fy",
+                    "X-Linked-ETag": f'"{digest}"',
+                    "X-Linked-Size": len(found.files[name]),
+                    "X-Repo-Commit": found.sha,
+                }
+                self._send(302, b"", headers)
             else:
                 self._send_file(found, name)
+
+        def storage(self, repo: str, name: str) -> None:
+            assert "Authorization" not in self.headers
+            self._send_file(hub.repos[repo], name)
 
         def _send_file(self, repo: Repo, name: str) -> None:
             data = repo.files[name]
@@ -366,6 +382,7 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
         (f"GET {api}/revision/(?P<revision>[^/]+)", Handler.model_info),
         (f"GET {api}/tree/(?P<revision>[^/]+)", Handler.tree),
         (rf"(?:GET|HEAD) /{repo}/resolve/(?P<revision>[^/]+)/(?P<name>.+)", Handler.resolve),
+        (rf"GET /storage/{repo}/resolve/[0-9a-f]+/(?P<name>.+)", Handler.storage),
         ("POST /api/repos/create", Handler.create),
         ("POST /api/validate-yaml", Handler.validate_yaml),
         (f"POST {api}/branch/(?P<name>[^/]+)", Handler.branch),

@@ -28,6 +28,8 @@ _PIECE = 1 << 20
 _PATIENCE = 12
 _LONGEST_WAIT = 300
 
+_IS_FILE = "gguffast.is_file"
+
 _HASH = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _ETAG = re.compile(r"(?:W/)?\"?[\w=+-][\w.=+-]{0,199}\"?", re.ASCII)
 
@@ -85,23 +87,26 @@ class _Guard:
         given = request.extensions.get("timeout") or {}
         most = self._seconds * longer
         limits = {key: min(given.get(key) or most, most) for key in ("connect", "read", "write")}
-        request.extensions = {**request.extensions, "timeout": {**given, **limits}}
+        # A redirected request has the extensions of the first one, and so stays what it was.
+        is_file = request.extensions.get(
+            _IS_FILE, request.method == "GET" and "/api/" not in request.url.path
+        )
+        request.extensions = {**request.extensions, "timeout": {**given, **limits}, _IS_FILE: is_file}
         request.headers["Accept-Encoding"] = "identity"
 
     def _on_response(self, response: Any) -> None:
-        self._check_headers(response.headers, response.request.method == "HEAD")
         request = response.request
-        url = str(request.url)
+        self._check_headers(response.headers, request.method == "HEAD")
         if request.method == "HEAD":
             self._note_size(response)
-        elif response.is_error:
+        elif response.is_error or response.has_redirect_location:
             self._bound(response, _ERROR_BYTES, cut=True, deadline=True)
-        elif request.method == "GET" and (url in self._sizes or "/resolve/" in request.url.path):
-            stated = self._sizes.get(url, _number(response.headers.get("Content-Length")))
+        elif request.extensions[_IS_FILE]:
+            stated = self._sizes.get(str(request.url), _number(response.headers.get("Content-Length")))
             self._bound(response, _UNSTATED_BYTES if stated is None else stated)
         else:
             self._bound(response, _ANSWER_BYTES, deadline=True)
-            if request.method == "GET" and not response.is_redirect and "/api/models/" in request.url.path:
+            if request.method == "GET" and "/api/models/" in request.url.path:
                 response.read()
                 _check_answer(response.content, request.url.path)
 
@@ -123,12 +128,13 @@ class _Guard:
                 headers.pop(name, None)
 
     def _note_size(self, response: Any) -> None:
-        headers = response.headers
-        stated = headers.get("X-Linked-Size") or (not response.is_redirect and headers.get("Content-Length"))
+        headers, url = response.headers, response.request.url
+        if response.has_redirect_location:  # the client fetches the file from there
+            stated, url = headers.get("X-Linked-Size"), url.join(headers["Location"])
+        else:
+            stated = headers.get("X-Linked-Size") or headers.get("Content-Length")
         if stated:
-            # The client fetches the file from where the redirect points to.
-            where = response.next_request.url if response.next_request else response.request.url
-            self._sizes[str(where)] = int(stated)
+            self._sizes[str(url)] = int(stated)
 
     def _bound(self, response: Any, limit: int, *, cut: bool = False, deadline: bool = False) -> None:
         """Let the body be no longer than `limit`: cut it, or raise; and no slower than is bearable."""
