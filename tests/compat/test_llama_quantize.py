@@ -439,7 +439,7 @@ BESIDES = re.compile(
 )
 
 
-@pytest.mark.toolchain
+@pytest.mark.ollama
 @pytest.mark.parametrize("args", COMMAND_LINES, ids=" ".join)
 def test_the_same_as_the_real_program(folder, args):
     shutil.copy(folder / WIDE, folder / "noext")

@@ -1,14 +1,12 @@
-"""llama.cpp's own programs, as scripts/install-llama-cpp.sh builds them."""
+"""llama.cpp's own programs."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from gguffast.files import cache_folder
 
 
 def program(name: str) -> str:
     """Path of one, such as ``llama-quantize``."""
-    cache = os.environ.get("GGUFFAST_CACHE") or Path.home() / ".cache" / "gguffast"
-    path = Path(cache, "llama.cpp-0.3.36", "bin", name)
+    path = cache_folder() / "llama.cpp-0.3.36" / "bin" / name
     assert path.exists(), f"{path} is missing: scripts/install-llama-cpp.sh builds it"
     return str(path)
