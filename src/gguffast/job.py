@@ -330,7 +330,13 @@ def thread_count(threads: int | None) -> int:
         return engine.available_cpus()
     if threads < 1:
         raise OptionError(f"`threads` must be at least 1, found {threads}")
+    if threads > _MAX_THREADS:
+        raise OptionError(f"`threads` must be at most {_MAX_THREADS}")
     return threads
+
+
+#: More than any machine has CPUs.
+_MAX_THREADS = 4096
 
 
 def _check_unchanged(path: Path, before: os.stat_result) -> None:

@@ -111,7 +111,22 @@ def _parse(words: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespac
     if command.add_options:
         command.add_options(command)
     # The command's own parser, intermixed: options may stand before, between and after the file names.
-    return command, command.parse_intermixed_args(words[1:])
+    return command, _unmark(command.parse_intermixed_args(_mark(words[1:])))
+
+
+def _mark(words: list[str]) -> list[str]:
+    """Mark what stands after ``--``, which an intermixed parser forgets: no argument can hold a zero byte."""
+    i = words.index("--") if "--" in words else len(words)
+    return words[:i] + [f"\0{word}" for word in words[i + 1 :]]
+
+
+def _unmark(args: argparse.Namespace) -> argparse.Namespace:
+    for name, value in vars(args).items():
+        if isinstance(value, str):
+            setattr(args, name, value.removeprefix("\0"))
+        elif isinstance(value, list):
+            setattr(args, name, [v.removeprefix("\0") if isinstance(v, str) else v for v in value])
+    return args
 
 
 def _fail(error: BaseException, parser: argparse.ArgumentParser | None) -> int:

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from gguffast.cli.options import add_options, add_report_options, list_types, options_of
-from gguffast.errors import OptionError
+from gguffast.errors import OptionError, quote
 
 if TYPE_CHECKING:
     from gguffast.cli import CommandParser
@@ -94,5 +94,5 @@ def _threads(option: int | None, positional: list[str]) -> int | None:
     try:
         threads = int(positional[0])
     except ValueError:
-        raise OptionError(f"THREADS must be a number, found '{positional[0]}'; usage: {_USAGE}") from None
+        raise OptionError(f"THREADS must be a number, found {quote(positional[0])}; usage: {_USAGE}") from None
     return threads if threads > 0 else None  # llama-quantize: 0 means all

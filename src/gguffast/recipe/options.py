@@ -361,7 +361,7 @@ def check_override(override: Override) -> Override:
     if isinstance(value, str) and _size(value) > _OVERRIDE_MAX:
         raise OptionError(f"override {key}: a text has at most {_OVERRIDE_MAX} bytes, found {_size(value)}")
     if isinstance(value, int) and abs(value) >= 2**32:
-        raise OptionError(f"override {key}: {hex(value):.20} does not fit an unsigned 32-bit integer")
+        raise OptionError(f"override {key}: the number does not fit an unsigned 32-bit integer")
     if isinstance(value, float):
         try:
             struct.pack("<f", value)
