@@ -27,14 +27,10 @@ class Weights:
         self.row_bytes = 4 * values.shape[-1]
         self.asked = []
 
-    def read_rows(self, first, count, into):
-        assert 0 < count <= self.n_rows - first
-        assert len(into) >= count * self.row_bytes
-        self.asked.append((first, count))
-        rows = self.values.reshape(self.n_rows, -1)[first : first + count]
-        view = into[: count * self.row_bytes]
-        view[:] = memoryview(np.ascontiguousarray(rows)).cast("B")
-        return view
+    def read_into(self, offset, into):
+        assert 0 < len(into) <= self.n_rows * self.row_bytes - offset
+        self.asked.append((offset // self.row_bytes, len(into) / self.row_bytes))
+        into[:] = memoryview(np.ascontiguousarray(self.values)).cast("B")[offset : offset + len(into)]
 
 
 def planned(*targets):
@@ -102,15 +98,43 @@ def test_every_row_is_read_once_in_file_order(small_chunks):
     source = Weights("t", normal(7, 100, 256))
     tensors, size = planned(Target(source, T.Q8_0))
     output(tensors, size, 1)
-    rows = [row for first, count in source.asked for row in range(first, first + count)]
+    rows = [row for first, count in source.asked for row in range(first, first + int(count))]
     assert rows == list(range(100))
 
 
-def test_row_longer_than_a_chunk(small_chunks):
-    source = Weights("t", normal(8, 3, 8192))
-    tensors, size = planned(Target(source, T.Q8_0))
-    output(tensors, size, 2)
-    assert sorted(source.asked) == [(0, 1), (1, 1), (2, 1)]
+CODECS = [type_ for type_ in T if type_.info.has_codec and not type_.info.needs_imatrix]
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("type_", CODECS, ids=lambda type_: type_.name)
+def test_a_row_longer_than_a_chunk_is_cut_between_blocks(small_chunks, type_, threads):
+    weights = normal(8, 3, 5 * 1024 + 256)
+    source = Weights("t", weights)
+    tensors, size = planned(Target(source, type_))
+    got = output(tensors, size, threads)
+    expected = bytearray(tensors[0].target.nbytes)
+    _core.recode(T.F32, weights, type_, expected, weights.shape[1], None)
+    assert got[: len(expected)] == expected
+    assert max(count * weights.shape[1] for _, count in source.asked) == 2048
+
+
+def test_a_row_longer_than_a_chunk_is_whole_with_importances(small_chunks):
+    # Some types weigh a block by the mean of its whole row.
+    weights = normal(8, 2, 4096)
+    importance = np.random.default_rng(6).random((1, 4096), np.float32)
+    tensors, size = planned(Target(Weights("t", weights), T.Q4_0, importance))
+    got = output(tensors, size, 2)
+    expected = bytearray(tensors[0].target.nbytes)
+    _core.recode(T.F32, weights, T.Q4_0, expected, 4096, importance[0])
+    assert got[: len(expected)] == expected
+
+
+def test_a_bad_row_is_named_although_it_was_cut(small_chunks):
+    values = normal(9, 3, 8192)
+    values[1, 8000] = np.nan
+    tensors, size = planned(Target(Weights("t", values), T.Q8_0))
+    with pytest.raises(DataError, match=r"^tensor 't', row 1: NaN"):
+        output(tensors, size, 2)
 
 
 def test_nothing_to_do():
@@ -152,10 +176,10 @@ def test_weights_too_large_for_the_type():
 @pytest.mark.parametrize("threads", [1, 4])
 def test_error_while_reading_stops_everything(small_chunks, threads):
     class Broken(Weights):
-        def read_rows(self, first, count, into):
-            if first >= 64:
-                raise FileError(f"row {first}")
-            return super().read_rows(first, count, into)
+        def read_into(self, offset, into):
+            if offset >= 64 * self.row_bytes:
+                raise FileError(f"row {offset // self.row_bytes}")
+            super().read_into(offset, into)
 
     source = Broken("t", normal(13, 4000, 256))
     tensors, size = planned(Target(source, T.Q8_0))
@@ -187,9 +211,9 @@ def test_progress_is_reported_from_the_calling_thread(small_chunks, monkeypatch)
         seen.append(p)
 
     class Slow(Weights):
-        def read_rows(self, first, count, into):
+        def read_into(self, offset, into):
             time.sleep(0.002)
-            return super().read_rows(first, count, into)
+            super().read_into(offset, into)
 
     tensors, size = planned(
         Target(Slow("a", normal(15, 200, 256)), T.Q8_0), Target(Slow("b", normal(16, 200, 256)), T.F16)
@@ -207,9 +231,9 @@ def test_progress_can_stop_the_work(small_chunks, monkeypatch, error):
     monkeypatch.setattr(engine, "_REPORT_SECONDS", 0.001)
 
     class Slow(Weights):
-        def read_rows(self, first, count, into):
+        def read_into(self, offset, into):
             time.sleep(0.01)
-            return super().read_rows(first, count, into)
+            super().read_into(offset, into)
 
     def progress(p):
         if p.done:

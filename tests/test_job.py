@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from gguffast import convert, quantize
 from gguffast.cli import main
 from gguffast.errors import FileError, GGUFFastError, OptionError
+from support import gguf_bytes
 from support.gguf_files import GGUF
 
 WIDE = GGUF / "llama-wide-f16.gguf"
@@ -167,3 +170,22 @@ def test_a_signal_while_shards_are_replaced_comes_too_late(
     said = capsys.readouterr().err
     assert said == f"gguffast: interrupted; {min(expected)} (and 4 more) is complete\n"
     assert state(tmp_path) == expected
+
+
+# --- memory -----------------------------------------------------------------------------------------------
+
+
+def test_one_row_of_all_weights_is_read_in_pieces(tmp_path: Path) -> None:
+    # 2**26 weights in one row: 256 MiB, of which the file has nothing on the disk.
+    source = tmp_path / "in.gguf"
+    info = gguf_bytes.tensor("output_norm.weight", (2**26,))
+    pairs = [gguf_bytes.text("general.architecture", "llama"), gguf_bytes.scalar("llama.block_count", 4, 1)]
+    head = gguf_bytes.with_data(gguf_bytes.header(pairs, [info]), 0)
+    source.write_bytes(head)
+    os.truncate(source, len(head) + 4 * 2**26)
+    code = "import sys, gguffast; gguffast.quantize(sys.argv[1], sys.argv[2], 'Q4_0', threads=4)"
+    process = subprocess.Popen([sys.executable, "-c", code, source, tmp_path / "out.gguf"])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert usage.ru_maxrss < 150 * 1024  # kB; the interpreter and NumPy are some 60 MB of it

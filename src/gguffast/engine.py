@@ -1,4 +1,4 @@
-"""Carries out a plan: threads that read rows, recode them and write them where they belong."""
+"""Carries out a plan: threads that read weights, recode them and write them where they belong."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gguffast import _core
 from gguffast.errors import DataError, OptionError
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from gguffast.types import GGMLQuantizationType
 
 # Weights in a piece of work: long enough that Python's share of the time vanishes, short enough that a
-# thread's two buffers (at most 4 bytes a weight each) stay near the caches and that stopping is prompt.
+# thread's two buffers (at most 4 bytes a weight each) stay near the caches and that stopping is prompt. Whole
+# blocks of every type.
 CHUNK_WEIGHTS = 1 << 20
 
 _REPORT_SECONDS = 0.1
@@ -45,17 +46,26 @@ class Progress:
     complete: int = 0
 
 
-class _Chunk:
-    """Rows of one tensor, all of the same expert if an importance matrix is used."""
+class _Chunk(NamedTuple):
+    """Weights of one tensor, all of the same expert if an importance matrix is used."""
 
-    __slots__ = ("count", "first", "index", "planned", "tensor")
+    order: int
+    tensor: int
+    planned: PlannedTensor
+    first: int
+    n: int
 
-    def __init__(self, index: int, tensor: int, planned: PlannedTensor, first: int, count: int) -> None:
-        self.index = index
-        self.tensor = tensor
-        self.planned = planned
-        self.first = first
-        self.count = count
+
+class _Scratch:
+    """A buffer that grows to what is asked for."""
+
+    def __init__(self) -> None:
+        self._bytes = memoryview(b"")
+
+    def take(self, size: int) -> memoryview:
+        if size > len(self._bytes):
+            self._bytes = memoryview(bytearray(size))
+        return self._bytes[:size]
 
 
 def available_cpus() -> int:
@@ -81,8 +91,8 @@ def run(
     """Recode every tensor and write it.
 
     The bytes do not depend on the number of threads. An error in one thread stops the others; of several, the
-    one that stands first in the file is raised. Memory is two buffers of a chunk a thread, and never less
-    than a row.
+    one that stands first in the file is raised. Memory is two buffers of a chunk a thread; of a row, if
+    there are importances.
 
     Parameters
     ----------
@@ -108,7 +118,6 @@ def run(
 class _Run:
     def __init__(self, tensors: Sequence[PlannedTensor], write: Callable[[memoryview, int], None]) -> None:
         self._write = write
-        self._tensors = tensors
         self._chunks = _chunks(tensors)
         self._lock = threading.Lock()
         self._stop = False
@@ -116,7 +125,7 @@ class _Run:
         self._errors: dict[int, BaseException] = {}
         self._done = 0
         self._tensor = ""
-        self._rows_left = [p.target.source.n_rows if p.target.nbytes else 0 for p in tensors]
+        self._to_do = [p.target.source.n_rows * p.target.source.ne[0] for p in tensors]  # weights
         self._complete = 0
         self._total = sum(p.target.source.n_rows * p.target.source.row_bytes for p in tensors)
 
@@ -140,7 +149,7 @@ class _Run:
             progress(Progress(self._done, self._total, self._tensor, self._count_complete()))
 
     def _count_complete(self) -> int:
-        while self._complete < len(self._rows_left) and not self._rows_left[self._complete]:
+        while self._complete < len(self._to_do) and not self._to_do[self._complete]:
             self._complete += 1
         return self._complete
 
@@ -154,7 +163,7 @@ class _Run:
     def _work(self) -> None:
         chunk = None
         try:
-            source, result = _buffers(self._tensors)
+            source, result = _Scratch(), _Scratch()
             while not self._stop:
                 with self._lock:
                     chunk = next(self._chunks, None)
@@ -164,7 +173,7 @@ class _Run:
         except BaseException as error:
             # Chunks are given out in file order, and those given out before this one are still finished: so
             # the smallest index is the first error in the file, whatever the number of threads.
-            self._errors[chunk.index if chunk else -1] = error
+            self._errors[chunk.order if chunk else -1] = error
             self._stop = True
         finally:
             with self._lock:
@@ -172,46 +181,43 @@ class _Run:
                 if not self._left:
                     self._finished.set()
 
-    def _recode(self, chunk: _Chunk, source: memoryview, result: memoryview) -> None:
+    def _recode(self, chunk: _Chunk, source: _Scratch, result: _Scratch) -> None:
         target = chunk.planned.target
         tensor = target.source
-        rows = tensor.read_rows(chunk.first, chunk.count, source)
-        out = result[: chunk.count * target.row_bytes]
-        importance = _importance(target, chunk.first)
-        status, row = _core.recode(tensor.type, rows, target.type, out, tensor.ne[0], importance)
+        data = source.take(tensor.type.nbytes(chunk.n))
+        tensor.read_into(tensor.type.nbytes(chunk.first), data)
+        out = result.take(target.type.nbytes(chunk.n))
+        row = chunk.first // tensor.ne[0]
+        columns = min(tensor.ne[0], chunk.n)
+        status, bad = _core.recode(tensor.type, data, target.type, out, columns, _importance(target, row))
         if status:
-            raise bad_row(status, tensor.name, target.type, chunk.first + row)
-        self._write(out, chunk.planned.offset + chunk.first * target.row_bytes)
+            raise bad_row(status, tensor.name, target.type, row + bad)
+        self._write(out, chunk.planned.offset + target.type.nbytes(chunk.first))
         with self._lock:
-            self._done += len(rows)
-            self._rows_left[chunk.tensor] -= chunk.count
+            self._done += len(data)
+            self._to_do[chunk.tensor] -= chunk.n
             self._tensor = tensor.name
 
 
 def _chunks(tensors: Sequence[PlannedTensor]) -> Iterator[_Chunk]:
     index = 0
     for number, planned in enumerate(tensors):
-        n_rows = planned.target.source.n_rows
-        if not planned.target.nbytes:
+        target = planned.target
+        if not target.nbytes:
             continue
-        step = _chunk_rows(planned.target)
-        # The rows of an expert have their own importance: a chunk never spans two experts.
-        run = planned.target.source.ne[1] if planned.target.importance is not None else n_rows
-        for start in range(0, n_rows, run):
+        columns, n = target.source.ne[0], target.source.ne[0] * target.source.n_rows
+        step = max(1, CHUNK_WEIGHTS // columns) * columns
+        run = n
+        if target.importance is not None:
+            # The rows of an expert have their own importance: a chunk never spans two experts.
+            run = columns * target.source.ne[1]
+        elif columns > CHUNK_WEIGHTS:
+            # Without importances no block depends on another one of its row, which may be longer than memory.
+            run, step = columns, CHUNK_WEIGHTS
+        for start in range(0, n, run):
             for first in range(start, start + run, step):
                 yield _Chunk(index, number, planned, first, min(step, start + run - first))
                 index += 1
-
-
-def _chunk_rows(target: Target) -> int:
-    return max(1, min(target.source.n_rows, CHUNK_WEIGHTS // max(1, target.source.ne[0])))
-
-
-def _buffers(tensors: Sequence[PlannedTensor]) -> tuple[memoryview, memoryview]:
-    targets = [p.target for p in tensors]
-    source = max((_chunk_rows(t) * t.source.row_bytes for t in targets), default=0)
-    result = max((_chunk_rows(t) * t.row_bytes for t in targets), default=0)
-    return memoryview(bytearray(source)), memoryview(bytearray(result))
 
 
 def _importance(target: Target, row: int) -> NDArray[np.float32] | None:

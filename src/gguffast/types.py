@@ -88,6 +88,10 @@ class GGMLQuantizationType(IntEnum):
         size, nbytes, *_ = _INFO[self]
         return n // size * nbytes
 
+    def weights(self, nbytes: int) -> int:
+        """Weights that stand in ``nbytes`` bytes, a multiple of those of a block."""
+        return nbytes // self.info.block_bytes * self.info.block_size
+
 
 _INFO = {
     GGMLQuantizationType(row.number): TypeInfo(

@@ -94,5 +94,7 @@ def _threads(option: int | None, positional: list[str]) -> int | None:
     try:
         threads = int(positional[0])
     except ValueError:
-        raise OptionError(f"THREADS must be a number, found {quote(positional[0])}; usage: {_USAGE}") from None
+        raise OptionError(
+            f"THREADS must be a number, found {quote(positional[0])}; usage: {_USAGE}"
+        ) from None
     return threads if threads > 0 else None  # llama-quantize: 0 means all

@@ -115,6 +115,6 @@ class _Renamed:
         """Product of all dimensions but the first."""
         return self._tensor.n_rows
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        """Bytes of the rows ``[first, first + count)``."""
-        return self._tensor.read_rows(first, count, into)
+    def read_into(self, offset: int, into: memoryview) -> None:
+        """Fill `into` with the bytes from byte `offset` on."""
+        self._tensor.read_into(offset, into)

@@ -303,14 +303,15 @@ class _Rounded:
         self.n_rows = source.n_rows
         self.row_bytes = type_.nbytes(source.ne[0])
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
+    def read_into(self, offset: int, into: memoryview) -> None:
         """See :class:`gguffast.sources.SourceTensor`."""
-        rows = self._source.read_rows(first, count, memoryview(bytearray(count * self._source.row_bytes)))
-        out = into[: count * self.row_bytes]
-        status, row = _core.recode(self._source.type, rows, self.type, out, self.ne[0], None)
+        first, count = self.type.weights(offset), self.type.weights(len(into))
+        data = memoryview(bytearray(self._source.type.nbytes(count)))
+        self._source.read_into(self._source.type.nbytes(first), data)
+        columns = self.ne[0] if count % self.ne[0] == 0 else count
+        status, row = _core.recode(self._source.type, data, self.type, into, columns, None)
         if status:
-            raise engine.bad_row(status, self.name, self.type, first + row)
-        return out
+            raise engine.bad_row(status, self.name, self.type, first // self.ne[0] + row)
 
 
 def _output_path(

@@ -22,15 +22,16 @@ class _Random:
         self.type = GGMLQuantizationType.F16 if len(ne) > 1 else GGMLQuantizationType.F32
         self.row_bytes = self.type.nbytes(ne[0])
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        """Bytes of some rows; not needed before the file is written."""
+    def read_into(self, offset: int, into: memoryview) -> None:
+        """Give the whole tensor; other pieces of it nobody asks for."""
         import numpy as np
 
         if len(self.ne) == 1:
-            return memoryview(np.ones(self.ne[0], np.float32).tobytes())
-        rng = np.random.default_rng([first, *self.name.encode()])
-        weights = rng.standard_normal((count, self.ne[0]), np.float32) * np.float32(0.02)
-        return memoryview(weights.astype(np.float16).tobytes())
+            into[:] = np.ones(self.ne[0], np.float32).tobytes()
+            return
+        rng = np.random.default_rng([offset, *self.name.encode()])
+        weights = rng.standard_normal((self.n_rows, self.ne[0]), np.float32) * np.float32(0.02)
+        into[:] = weights.astype(np.float16).tobytes()
 
 
 def write_small_model(path: Path) -> None:
@@ -74,5 +75,7 @@ def write_small_model(path: Path) -> None:
         file.write(plan.header, 0)
         for planned in plan.tensors:
             source = planned.target.source
-            file.write(source.read_rows(0, source.n_rows, memoryview(b"")), planned.offset)
+            data = memoryview(bytearray(source.n_rows * source.row_bytes))
+            source.read_into(0, data)
+            file.write(data, planned.offset)
         file.commit()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class SourceTensor(Protocol):
-    """One tensor, readable by rows from any thread."""
+    """One tensor, readable in pieces from any thread."""
 
     @property
     def name(self) -> str:
@@ -24,7 +24,7 @@ class SourceTensor(Protocol):
 
     @property
     def type(self) -> GGMLQuantizationType:
-        """Type of the bytes that :meth:`read_rows` gives."""
+        """Type of the bytes that :meth:`read_into` gives."""
 
     @property
     def n_rows(self) -> int:
@@ -34,20 +34,17 @@ class SourceTensor(Protocol):
     def row_bytes(self) -> int:
         """Bytes of a row of :attr:`type`."""
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        """Bytes of the rows ``[first, first + count)``.
+    def read_into(self, offset: int, into: memoryview) -> None:
+        """Fill ``into`` with the bytes from byte ``offset`` on, row after row.
+
+        Not rows: a row may be longer than anybody's buffer.
 
         Parameters
         ----------
-        first, count : int
-            Rows, within ``n_rows``.
+        offset : int
+            Where a block begins.
         into : memoryview
-            Writable, at least ``count * row_bytes`` long: scratch that the caller lends.
-
-        Returns
-        -------
-        memoryview
-            ``count * row_bytes`` bytes, either the beginning of ``into`` or memory of the source's own.
+            Writable bytes, whole blocks of them.
         """
 
 

@@ -35,12 +35,6 @@ class GGUFTensor:
         """Fill `into` with the bytes from byte `offset` on."""
         self._info.read_into(offset, into)
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        """Bytes of the rows ``[first, first + count)``, read into ``into``."""
-        rows = into[: count * self.row_bytes]
-        self._info.read_into(first * self.row_bytes, rows)
-        return rows
-
 
 class GGUFSource:
     """A GGUF model (see :class:`gguffast.sources.Source`); given its first shard, a split one.

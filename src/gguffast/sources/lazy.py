@@ -647,10 +647,6 @@ class NamedTensor(NamedTuple):
         """See `gguffast.sources.SourceTensor`."""
         self.tensor.read(offset // self.tensor.dtype.itemsize, into)
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        """See `gguffast.sources.SourceTensor`."""
-        return self.tensor.read_rows(first, count, into)
-
 
 def as_source(name: str, tensor: LazyTensor) -> NamedTensor:
     """Name a tensor for the engine; formats that it does not read become F32."""
