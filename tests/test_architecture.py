@@ -19,7 +19,7 @@ import gguffast
 PACKAGE = Path(gguffast.__file__).parent
 
 FLOORS = """
-errors
+errors console
 _core
 types
 reading
@@ -36,9 +36,9 @@ hub ollama demo
 obtain
 work
 importer
+compat
 cli
 __main__
-compat
 """
 FLOOR = {room: floor for floor, line in enumerate(FLOORS.split("\n")) for room in line.split()}
 

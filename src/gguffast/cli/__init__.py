@@ -12,14 +12,11 @@ import contextlib
 import importlib
 import os
 import re
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
-from typing import NoReturn
+from collections.abc import Callable, Sequence
 
 from gguffast import __version__
+from gguffast.console import one_line, signals_as_interrupts
 from gguffast.errors import GGUFFastError, Interrupted
 
 COMMANDS = (
@@ -79,11 +76,6 @@ class CommandParser(argparse.ArgumentParser):
         if self.make_epilog:
             self.epilog = self.make_epilog()
         return super().format_help()
-
-
-def one_line(text: object) -> str:
-    """Escape line breaks and terminal control codes, which a file's name or metadata may hold."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def _parse(words: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -173,27 +165,3 @@ def _drop_stdout() -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
-
-
-@contextlib.contextmanager
-def signals_as_interrupts() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP what Ctrl-C is: an exception, so that everything is cleaned up."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
-        yield
-        return
-    caught = [
-        s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN
-    ]
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        # Only once: a second signal must not cut the cleaning up short.
-        for s in caught:
-            signal.signal(s, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = [signal.signal(s, interrupt) for s in caught]
-    try:
-        yield
-    finally:
-        for s, handler in zip(caught, before, strict=True):
-            signal.signal(s, handler)

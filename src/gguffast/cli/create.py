@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def report(created: Created) -> None:
     """Print what was done, and warnings."""
-    from gguffast.cli import one_line
+    from gguffast.console import one_line
     from gguffast.files import format_bytes
 
     for text in created.warnings:

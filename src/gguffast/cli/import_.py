@@ -148,8 +148,8 @@ class _Display:
         self._bar.close()
 
     def begin(self, step: Step) -> None:
-        from gguffast.cli import one_line
         from gguffast.cli.terminal import show_progress
+        from gguffast.console import one_line
 
         self._bar.close()
         self._show = None

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gguffast.cli import one_line
+from gguffast.console import one_line
 from gguffast.files import format_bytes
 
 if TYPE_CHECKING:

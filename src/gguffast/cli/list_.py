@@ -21,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each."""
-    from gguffast.cli import one_line
+    from gguffast.console import one_line
     from gguffast.files import format_bytes
     from gguffast.ollama import Client
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def report(result: Result, args: argparse.Namespace) -> None:
     """Print warnings and summary, as the common options say."""
-    from gguffast.cli import one_line
+    from gguffast.console import one_line
 
     if not args.quiet:
         for text in result.warnings:
@@ -32,7 +32,7 @@ def report(result: Result, args: argparse.Namespace) -> None:
 
 
 def _warn_of_missing(tensors: Sequence[str]) -> None:
-    from gguffast.cli import one_line
+    from gguffast.console import one_line
 
     names = ", ".join(tensors[:3]) + (", ..." if len(tensors) > 3 else "")
     print(
@@ -44,7 +44,7 @@ def _warn_of_missing(tensors: Sequence[str]) -> None:
 
 def summary(result: Result) -> list[str]:
     """Give the summary's lines."""
-    from gguffast.cli import one_line
+    from gguffast.console import one_line
     from gguffast.files import format_bytes
 
     more = f" and {_count(len(result.outputs) - 1, 'more file')}" if len(result.outputs) > 1 else ""

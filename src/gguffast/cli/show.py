@@ -55,6 +55,6 @@ def _section(name: str, text: str) -> None:
 
 
 def _printable(text: str) -> str:
-    from gguffast.cli import one_line
+    from gguffast.console import one_line
 
     return "\n".join(one_line(line) for line in text.splitlines())

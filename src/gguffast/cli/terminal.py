@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from gguffast.cli import one_line
+from gguffast.console import one_line
 from gguffast.files import format_bytes
 
 if TYPE_CHECKING:

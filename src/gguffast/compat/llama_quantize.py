@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 # What takes time to import is imported once the first line is out.
 from gguffast import __version__
-from gguffast.__main__ import open_streams
-from gguffast.cli import one_line, signals_as_interrupts
+from gguffast.console import one_line, open_streams, signals_as_interrupts
 from gguffast.errors import GGUFFastError, OptionError
 from gguffast.filetypes import ALIASES, FILE_TYPES, FileType, parse_file_type
 from gguffast.recipe.options import Option, RecipeOptions, options_in, parse_tensor_type
