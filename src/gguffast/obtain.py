@@ -8,10 +8,12 @@ it is, one file.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from gguffast.job import Result
 
 _LIKE_A_PATH = re.compile(r"[./~\\]|[^:]*\.(?:gguf|bin|safetensors)$", re.IGNORECASE)
+
+_SCRATCH, _HOUR = ".scratch", 60 * 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +282,8 @@ def _is_checkpoint(folder: Path) -> bool:
 def scratch_folder(size: int, places: Iterable[Path | None], stack: contextlib.ExitStack) -> Path:
     """Make a folder for a file that is removed again, when `stack` is closed.
 
+    What a killed run left in the same place is removed now.
+
     Parameters
     ----------
     size : int
@@ -296,4 +302,24 @@ def scratch_folder(size: int, places: Iterable[Path | None], stack: contextlib.E
     if not free:
         raise FileError(f"cannot write into {' nor '.join(map(str, folders))}; set TMPDIR to a folder")
     place = next((p for p in free if free[p] > size), max(free, key=lambda p: free[p]))
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".gguffast-", dir=place)))
+    _remove_leftovers(place)
+    made = tempfile.TemporaryDirectory(prefix=".gguffast-", suffix=_SCRATCH, dir=place)
+    folder = Path(stack.enter_context(made))
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    return folder
+
+
+def _remove_leftovers(place: Path) -> None:
+    """Remove the folders of killed runs: nobody holds their lock, and they had the time to take it."""
+    for folder in place.glob(f".gguffast-*{_SCRATCH}"):
+        with contextlib.suppress(OSError):
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if time.time() - os.fstat(fd).st_mtime > _HOUR:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(fd)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
@@ -19,6 +21,7 @@ import gguffast
 from gguffast.errors import FileError, OptionError
 from gguffast.gguf import GGUFFile
 from gguffast.importer import import_model
+from gguffast.obtain import scratch_folder
 from support.gguf_files import GGUF
 from support.local_hub import TOKEN, Repo, refused
 
@@ -222,6 +225,36 @@ def test_an_interruption(hub, run, hub_environment, environment, tiny):
             "gguffast: interrupted; continue with: gguffast import owner/Tiny-Chat --as tiny -q Q4_K_M\n"
         )
     assert run("import", "owner/Tiny-Chat", "--as", "tiny").returncode == 0
+
+
+def test_an_interruption_of_create(hub, hub_environment, environment, tiny, tmp_path):
+    hub.hold_after["model.safetensors"] = 1000
+    (tmp_path / "Modelfile").write_text("FROM hf.co/owner/Tiny-Chat")
+    command = [sys.executable, "-m", "gguffast", "create", "tiny", "-f", tmp_path / "Modelfile"]
+    own = hub_environment | {k: str(v) for k, v in environment.items()}
+    with subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True) as process:
+        assert hub.held.wait(30)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 1
+        said = "gguffast: interrupted; tiny was not registered; what was downloaded is kept\n"
+        assert process.stderr.read().endswith(said)
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    old, new, busy = (tmp_path / f".gguffast-{name}.scratch" for name in ("old", "new", "busy"))
+    for folder in (old, new, busy):
+        folder.mkdir()
+        (folder / "m.gguf").write_bytes(b"part")
+    for folder in (old, busy):
+        os.utime(folder, (0, 0))
+    held = os.open(busy, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        made = scratch_folder(1, [None, tmp_path], stack)
+        assert made.parent == tmp_path
+        assert {*tmp_path.iterdir()} == {made, new, busy}
+    os.close(held)
+    assert {*tmp_path.iterdir()} == {new, busy}
 
 
 def test_two_at_once(hub, hub_environment, environment, tiny, stub, tmp_path):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gguffast.cli.options import add_host, list_types
-from gguffast.errors import FileError, Interrupted
+from gguffast.cli.transfer import ending_at_once
+from gguffast.errors import FileError
 
 if TYPE_CHECKING:
     from gguffast.cli import CommandParser
@@ -52,21 +53,22 @@ def run(args: argparse.Namespace) -> int:
         path = path / "Modelfile"
     if not path.exists():
         raise FileError(f"there is no {path}; write one (FROM ./model.gguf), or say where it is with -f")
-    try:
-        modelfile = Modelfile.read(path)
-        with Client(args.host) as client, show_progress(hidden=args.quiet) as progress:
-            created = create(
-                args.name,
-                modelfile,
-                client,
-                folder=path.parent,
-                file_type=args.file_type,
-                allow_requantize=args.allow_requantize,
-                link=not args.no_link,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {args.name} was not registered") from None
+    modelfile = Modelfile.read(path)
+    with (
+        ending_at_once(f"{args.name} was not registered; what was downloaded is kept"),
+        Client(args.host) as client,
+        show_progress(hidden=args.quiet) as progress,
+    ):
+        created = create(
+            args.name,
+            modelfile,
+            client,
+            folder=path.parent,
+            file_type=args.file_type,
+            allow_requantize=args.allow_requantize,
+            link=not args.no_link,
+            progress=progress,
+        )
     if not args.quiet:
         report(created)
     return 0
