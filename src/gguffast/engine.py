@@ -227,10 +227,10 @@ def _importance(target: Target, row: int) -> NDArray[np.float32] | None:
     return expert
 
 
-def bad_row(status: int, name: str, type_: GGMLQuantizationType, row: int) -> DataError:
+def bad_row(status: _core.RecodeStatus, name: str, type_: GGMLQuantizationType, row: int) -> DataError:
     """Say what :func:`gguffast._core.recode` found in a row of a tensor that was to become `type_`."""
     place = f"tensor '{name}', row {row}"
-    if status == 1:
+    if status is _core.RecodeStatus.BAD_INPUT:
         return DataError(
             f"{place}: NaN or infinity in the source; the model is damaged: convert or download it again"
         )

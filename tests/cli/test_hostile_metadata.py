@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gguffast import GGMLQuantizationType, cli, imatrix
 from gguffast.errors import GGUFFastError
-from gguffast.gguf import KV, GGUFValueType, kv, serialize_header
+from gguffast.gguf import KV, GGUFFile, GGUFValueType, kv, serialize_header
 from support.bounded import run_bounded
 
 V = GGUFValueType
@@ -149,6 +149,19 @@ def _load(path: Path) -> None:
         return
     assert str(path) in said
     assert "\n" not in said
+
+
+def test_empty_tensors_with_endless_rows_cost_little(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    shapes = [(2**60, 0), (256, 2**40, 0), (0, 2**60)]
+    tensors = [(f"blk.{i}.ffn_up.weight", ne, GGMLQuantizationType.F32, 0) for i, ne in enumerate(shapes)]
+    path.write_bytes(
+        serialize_header([SOUND["general.architecture"], kv("llama.block_count", 3, V.UINT32)], tensors)
+    )
+    command = ["quantize", str(path), str(tmp_path / "out.gguf"), "Q8_0", "--quiet"]
+    assert run_bounded(cli.main, command, file_bytes=path.stat().st_size) == 0
+    with GGUFFile(tmp_path / "out.gguf") as made:
+        assert [tensor.ne for tensor in made.tensors] == shapes
 
 
 def test_a_list_of_millions_of_layers_costs_little(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def _child(
     """Measure one call, send the outcome, and leave without anything that the parent would do at its end."""
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        signal.alarm(30 + 10 * seconds)  # and for one that waits for something
         # What threads reserve (stacks, arenas) counts as address space: the limit only protects the machine.
         if allowed < 1 << 36:
             limit = _status("VmSize") + allowed + (2 << 30)
