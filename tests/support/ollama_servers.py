@@ -24,6 +24,7 @@ import pytest
 import gguffast
 from gguffast.demo.real_checkpoint import write_checkpoint
 from gguffast.files import cache_folder
+from support import llama_cpp
 
 
 class Server:
@@ -133,8 +134,14 @@ def installed(version: str) -> Path:
 
 def split(model: Path, folder: Path) -> Path:
     """Give the first of several shards of a model, made by llama.cpp's own program."""
-    program = cache_folder() / "llama.cpp-0.3.36" / "bin" / "llama-gguf-split"
-    command = [program, "--split", "--split-max-tensors", "100", model, folder / "part"]
+    command = [
+        llama_cpp.program("llama-gguf-split"),
+        "--split",
+        "--split-max-tensors",
+        "100",
+        model,
+        folder / "part",
+    ]
     subprocess.run(command, capture_output=True, check=True)
     return min(folder.glob("part-00001-of-*.gguf"))
 
