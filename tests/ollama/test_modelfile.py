@@ -21,9 +21,8 @@ TEXTS = st.text(st.one_of(st.sampled_from("\" \t\r\n#'a"), st.characters(codec="
 WORDS = st.text(string.ascii_letters + "/.:~ -", min_size=1).filter(lambda s: s.strip())
 COMMANDS = st.one_of(
     st.builds(Command, st.sampled_from(["system", "template", "license"]), TEXTS),
-    st.builds(
-        Command, st.sampled_from(["from", "adapter", "draft", "renderer", "parser", "requires"]), WORDS
-    ),
+    st.builds(Command, st.sampled_from(["from", "adapter", "draft", "renderer", "parser"]), WORDS),
+    st.builds(Command, st.just("requires"), st.sampled_from(["0.14.0", "v1.2.3-rc1"])),
     st.builds(Command, st.just("message"), TEXTS, st.sampled_from(["system", "user", "assistant"])),
     st.builds(Command, st.just("parameter"), TEXTS, st.just("stop")),
     st.builds(Command, st.just("parameter"), st.integers(-9, 9).map(str), st.just("seed")),
@@ -220,6 +219,7 @@ SYSTEM last wins'''
         ("FROM x\nPARAMETER seed 9223372036854775808", "2:16", "parameter seed is a whole number"),
         ("FROM x\nPARAMETER top_p 1e39", "2:17", "parameter top_p is a number"),
         ("FROM x\nPARAMETER use_mmap yes", "2:20", "parameter use_mmap is true or false, not 'yes'"),
+        ("FROM x\nREQUIRES " + "9" * 9999, "2:10", "REQUIRES is a version of Ollama, as 0.14.0, not '999"),
         ("FROM x\nPARAMETER", "2:10", "PARAMETER needs a name and a value"),
         ("MESSAGE bot hi", "1:9", "the role of a MESSAGE is system, user or assistant, not 'bot'"),
         ('FROM x\nSYSTEM """abc\n', "2:8", 'the text of SYSTEM begins with """, but no line ends with """'),

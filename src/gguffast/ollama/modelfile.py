@@ -35,6 +35,8 @@ _LINE = re.compile(r"[^\r\n]*+")
 # A quoted text ends where its quotes end a line.
 _CLOSING = {quote: re.compile(rf"{quote}[ \t]*+(?=[\r\n]|\Z)") for quote in ('"""', '"')}
 
+_VERSION = re.compile(r"v?[0-9]{1,9}(\.[0-9]{1,9}){0,2}([-+][0-9A-Za-z.-]{1,99})?")
+
 Value = int | float | bool | str
 
 
@@ -387,6 +389,8 @@ def _problem(command: Command) -> _Problem | None:
             convert(value)
         except ValueError:
             return _Problem(f"parameter {key} is {kind}, not {_shown(value)}")
+    elif name == "requires" and not _VERSION.fullmatch(value):
+        return _Problem(f"REQUIRES is a version of Ollama, as 0.14.0, not {_shown(value)}")
     elif not value and name not in _MAY_BE_EMPTY:
         return _Problem(f"{name.upper()} needs a value")
     return None
