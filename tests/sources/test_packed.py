@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from gguffast.errors import FormatError
 from gguffast.sources.checkpoint import open_checkpoint
-from gguffast.sources.lazy import FLOAT8_VALUES, DType, LazyTensor
+from gguffast.sources.lazy import FLOAT8_VALUES, DType, LazyTensor, round_to
 from support.handmade import Raw, write_safetensors
 
 RNG = np.random.default_rng(12)
@@ -277,3 +279,37 @@ def test_fbgemm(tmp_path: Path) -> None:
     found = opened(tmp_path, tensors, {"quant_method": "fbgemm_fp8"})
     assert list(found) == ["x.weight"]
     check(found["x.weight"], values * tensors["x.weight_scale"])
+
+
+def test_bitnet(tmp_path: Path) -> None:
+    codes, scale = RNG.integers(0, 3, (24, 10), dtype="u1"), np.array([1.7], "f4")
+    stored = sum(codes.reshape(4, 6, 10)[i] << np.uint8(2 * i) for i in range(4)).astype("u1")
+    found = opened(tmp_path, {"l.weight": stored, "l.weight_scale": scale}, {"quant_method": "bitnet"})
+    assert list(found) == ["l.weight"]
+    check(found["l.weight"], (codes.astype("f4") - 1) / scale)
+    with pytest.raises(FormatError, match=r"'l\.weight_scale' is no scale of"):
+        opened(tmp_path, {"l.weight_scale": scale}, {"quant_method": "bitnet"})
+
+
+# --- Layers that compressed-tensors made ------------------------------------------------------------------
+
+LAYERS = sorted((Path(__file__).parents[1] / "data" / "packed_layers").glob("*.safetensors"))
+
+
+def test_the_layers_are_all_there() -> None:
+    assert len(LAYERS) == 11
+
+
+@pytest.mark.parametrize("path", LAYERS, ids=lambda path: path.stem)
+def test_real_layers_give_compressed_tensors_own_values(path: Path, tmp_path: Path) -> None:
+    header = path.read_bytes()
+    metadata = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]
+    (tmp_path / "model.safetensors").symlink_to(path)
+    found = open_checkpoint(tmp_path, json.loads(metadata["config"])).tensors
+    assert list(found) == ["l.weight"]
+    values = found["l.weight"].values()
+    if metadata["dtype"] == "bfloat16":
+        out = np.empty(values.shape, "u2")
+        round_to(DType.BF16, values, out)
+        values = out
+    assert hashlib.sha256(values.tobytes()).hexdigest() == metadata["sha256"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from gguffast.errors import FormatError, quote
 from gguffast.sources.awq import dequantize_awq
+from gguffast.sources.bitnet import dequantize_bitnet
 from gguffast.sources.bitsandbytes import dequantize_bitsandbytes
 from gguffast.sources.compressed_tensors import block_shape, dequantize_compressed
 from gguffast.sources.gptq import dequantize_gptq
@@ -49,6 +50,8 @@ def dequantizer(path: Path, config: Mapping[str, Any]) -> Dequantizer:
         case "modelopt" if "NVFP4" in str(config.get("quant_algo")):
             # What is not NVFP4 in a mixed checkpoint is FP8.
             return lambda path, stored: scaled(MODELOPT, ())(path, dequantize_nvfp4(path, stored))
+        case "bitnet":
+            return dequantize_bitnet
         case "mxfp4":
             return dequantize_mxfp4
         case "compressed-tensors":
@@ -61,8 +64,8 @@ def dequantizer(path: Path, config: Mapping[str, Any]) -> Dequantizer:
             if type(bits) is int and bits in (2, 3, 4, 8) and offset is not None:
                 return lambda path, stored: dequantize_gptq(path, stored, bits, offset)
     raise FormatError(
-        f"{path}: the weights are quantized by {_describe(config)}, which cannot be read; convert the "
-        "original (readable: bitsandbytes, FP8, GPTQ, AWQ of 4 bits, compressed-tensors, MXFP4, NVFP4)"
+        f"{path}: the weights are quantized by {_describe(config)}, which cannot be read; "
+        "convert the original (readable: AWQ, bitsandbytes, BitNet, compressed-tensors, FP8, GPTQ, MXFP4)"
     )
 
 
