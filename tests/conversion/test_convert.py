@@ -155,6 +155,18 @@ def test_the_type_can_stand_in_the_outputs_name(
     assert convert(unpacked / "gemma2", tmp_path / template, dry_run=True).dst == tmp_path / name
 
 
+@pytest.mark.parametrize("name", ["a{1}b", "{ftype}", "{", "{ftype:99999999999}"])
+def test_braces_of_folders_and_of_what_is_there_are_only_names(
+    name: str, unpacked: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    for dst, expected in ((folder, "Gemma2-112K-BF16.gguf"), (folder / "{ftype}.gguf", "bf16.gguf")):
+        assert convert(unpacked / "gemma2", dst, dry_run=True).dst == folder / expected
+    (folder / "x{1}.gguf").touch()
+    assert convert(unpacked / "gemma2", folder / "x{1}.gguf", dry_run=True).dst == folder / "x{1}.gguf"
+
+
 def test_a_dry_run_writes_nothing(unpacked: Path, tmp_path: Path) -> None:
     before = sorted((unpacked / "gemma2").iterdir())
     result = convert(unpacked / "gemma2", tmp_path / "x.gguf", "q4_k_m", dry_run=True)

@@ -292,7 +292,7 @@ def test_options_that_make_no_sense(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["{x}.gguf", "{ftype", "{0.x}.gguf", "{1}.gguf"])
+@pytest.mark.parametrize("name", ["{x}.gguf", "{ftype", "{0.x}.gguf", "{1}.gguf", "{ftype:99999999999}"])
 def test_a_template_that_makes_no_sense(name: str, unpacked: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="braces can hold"):
         convert(unpacked / "llama2", tmp_path / name)

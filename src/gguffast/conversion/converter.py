@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Unpack
@@ -17,7 +18,7 @@ from gguffast.conversion.options import ConvertOptions
 from gguffast.conversion.tensors import Mapped, is_text, map_tensors
 from gguffast.conversion.vocab import Vocab, load_vocab
 from gguffast.documents import Values
-from gguffast.errors import FileError, FormatError, OptionError
+from gguffast.errors import FileError, FormatError, OptionError, quote
 from gguffast.files import parse_size
 from gguffast.filetypes import FILE_TYPES, FileType, LlamaFileType, parse_file_type
 from gguffast.gguf import KV, GGUFValueType, kv
@@ -320,6 +321,8 @@ def _output_path(
     path = folder if dst is None else Path(dst)
     if path.is_dir():
         return path / general.file_name(encoding)
+    if path.exists():  # whatever its name looks like
+        return path
     return path.with_name(fill_template(path.name, encoding))
 
 
@@ -331,9 +334,20 @@ def fill_template(name: str, encoding: str | None) -> str:
     OptionError
         If there is something else in braces.
     """
-    text = encoding or ""
-    low, up = text.lower(), text.upper()
-    try:
-        return name.format(low, ftype=low, outtype=low, FTYPE=up, OUTTYPE=up)
-    except (AttributeError, IndexError, KeyError, ValueError) as error:
-        raise OptionError(f"output name {name!r}: braces can hold {{ftype}} or {{FTYPE}} only") from error
+    low, up = (encoding or "").lower(), (encoding or "").upper()
+    values = {
+        "{{": "{",
+        "}}": "}",
+        "{}": low,
+        "{ftype}": low,
+        "{outtype}": low,
+        "{FTYPE}": up,
+        "{OUTTYPE}": up,
+    }
+
+    def fill(found: re.Match[str]) -> str:
+        if found[0] not in values:
+            raise OptionError(f"output name {quote(name)}: braces can hold {{ftype}} or {{FTYPE}} only")
+        return values[found[0]]
+
+    return re.sub(r"\{\{|\}\}|\{\w*\}|[{}]", fill, name)
