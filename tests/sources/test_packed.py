@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from support.handmade import Raw, write_safetensors
 
 RNG = np.random.default_rng(12)
 Tensors = Mapping[str, "Raw | np.ndarray"]
+MXFP4 = gguf.GGMLQuantizationType.MXFP4
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], "f4")
 
 
@@ -253,7 +255,7 @@ def test_mxfp4_of_compressed_tensors(tmp_path: Path) -> None:
     check(found["l.weight"], values * (2.0 ** (exponent.astype(int) - 127)).astype("f4").repeat(32, axis=1))
 
 
-def test_mxfp4_of_gpt_oss_appears_as_its_bf16_checkpoints_have_it(tmp_path: Path) -> None:
+def test_mxfp4_of_gpt_oss_keeps_its_numbers_in_blocks_of_gguf(tmp_path: Path) -> None:
     (codes, values), exponent = float4(3, 10, 64), RNG.integers(100, 140, (3, 10, 2), dtype="u1")
     tensors = {
         "e.up_proj_blocks": codes.reshape(3, 10, 2, 16),
@@ -261,9 +263,24 @@ def test_mxfp4_of_gpt_oss_appears_as_its_bf16_checkpoints_have_it(tmp_path: Path
         "e.bias": scales(3),
     }
     found = opened(tmp_path, tensors, {"quant_method": "mxfp4"})
-    assert sorted(found) == ["e.bias", "e.up_proj"]
+    assert sorted(found) == ["e.bias", "e.up_proj_blocks"]
+    blocks = found["e.up_proj_blocks"]
+    assert (blocks.shape, blocks.ne) == ((3, 10, 2), (64, 10, 3))
     expected = values * (2.0 ** (exponent.astype(int) - 127)).astype("f4").repeat(32, axis=2)
-    check(found["e.up_proj"], np.ascontiguousarray(expected.swapaxes(1, 2)))
+    stored = blocks.numpy().view(np.uint8).reshape(30, 34)
+    np.testing.assert_array_equal(gguf.quants.dequantize(stored, MXFP4).reshape(3, 10, 64), expected)
+    for first in range(0, 60, 7):
+        assert blocks.elements(first, 3).tobytes() == stored.tobytes()[17 * first : 17 * first + 51]
+
+
+@pytest.mark.parametrize("shape", [(10, 2), (3, 10, 3), (3, 10, 1), (3, 9, 2)])
+def test_mxfp4_of_gpt_oss_with_scales_that_do_not_fit(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    codes = np.zeros((3, 10, 2, 16), "u1")
+    tensors = {"e_blocks": codes, "e_scales": np.zeros(shape, "u1")}
+    with pytest.raises(FormatError, match=r"'e_scales', U8 .* does not scale 'e_blocks'"):
+        opened(tmp_path, tensors, {"quant_method": "mxfp4"})
+    with pytest.raises(FormatError, match="'e_scales' is missing; 'e_blocks' needs it"):
+        opened(tmp_path, {"e_blocks": codes}, {"quant_method": "mxfp4"})
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (5, 2), (6, 2, 1), (12,)])

@@ -27,7 +27,7 @@ from gguffast.recipe.choose import Choice
 from gguffast.recipe.options import Options, RecipeOptions, options_in, takes
 from gguffast.sources import SourceTensor
 from gguffast.sources.checkpoint import Checkpoint, guess_dtype, open_checkpoint
-from gguffast.sources.lazy import DType, LazyTensor, as_source, to_f32, widen
+from gguffast.sources.lazy import DType, LazyTensor, as_source, to_f32
 from gguffast.types import GGMLQuantizationType
 
 # What the converter writes by its own rules; every other type is made from `auto` as `quantize` makes it.
@@ -210,7 +210,7 @@ class _Model:
             # The file type is that of the weights, if there are any.
             with contextlib.suppress(FileError, FormatError):
                 self._guess(open_checkpoint(folder).tensors)
-        self.weights = count_weights((m.name, m.tensor.shape) for m in self.tensors)
+        self.weights = count_weights((m.name, m.tensor.ne[::-1]) for m in self.tensors)
 
     def _map(self, checkpoint: Checkpoint) -> None:
         text = {name: tensor for name, tensor in checkpoint.tensors.items() if is_text(name)}
@@ -227,6 +227,11 @@ class _Model:
     def _guess(self, tensors: Mapping[str, LazyTensor]) -> None:
         if guess_dtype(tensors.values()) is DType.BF16:
             self.auto = LlamaFileType.MOSTLY_BF16
+
+    def file_type(self, wanted: LlamaFileType) -> LlamaFileType:
+        """Name the file's type: experts that stay MXFP4 count more than the 16 or 32 bits of the rest."""
+        kept = any(mapped.tensor.dtype is DType.MXFP4 for mapped in self.tensors)
+        return LlamaFileType.MOSTLY_MXFP4_MOE if kept and wanted is not LlamaFileType.MOSTLY_Q8_0 else wanted
 
     def kvs(self, general: General, file_type: LlamaFileType) -> list[KV]:
         """All metadata, in file order."""
@@ -256,19 +261,22 @@ def _make_job(
     if isinstance(wanted, FileType):
         return wanted.number, quantization(_AsWritten(model, general, model.auto), wanted, options)
     file_type = model.auto if wanted is None else wanted
+    number = model.file_type(file_type)
     if copied:
-        return file_type, quantization(_AsWritten(model, general, file_type), FILE_TYPES["COPY"], options)
+        return number, quantization(_AsWritten(model, general, file_type), FILE_TYPES["COPY"], options)
     tensors = [as_source(name, tensor) for name, tensor in model.tensors]
-    choices = [_choose(tensor.name, tensor.ne, file_type) for tensor in tensors]
-    return file_type, Job(model.kvs(general, file_type), tensors, choices, keep_dims=True)
+    choices = [_choose(tensor, file_type) for tensor in tensors]
+    return number, Job(model.kvs(general, number), tensors, choices, keep_dims=True)
 
 
-def _choose(name: str, ne: tuple[int, ...], file_type: LlamaFileType) -> Choice:
+def _choose(tensor: SourceTensor, file_type: LlamaFileType) -> Choice:
     """Choose as the reference converter does."""
-    if len(ne) == 1 or not name.endswith(".weight") or name.endswith(_ALWAYS_F32):
+    if tensor.type.info.quantized:
+        return Choice(tensor.type)
+    if len(tensor.ne) == 1 or not tensor.name.endswith(".weight") or tensor.name.endswith(_ALWAYS_F32):
         return Choice(GGMLQuantizationType.F32)
     wanted = _TENSOR_TYPES[file_type]
-    if ne[0] % wanted.info.block_size:
+    if tensor.ne[0] % wanted.info.block_size:
         return Choice(GGMLQuantizationType.F16, fallback_from=wanted)
     return Choice(wanted)
 
@@ -278,18 +286,18 @@ class _AsWritten:
 
     def __init__(self, model: _Model, general: General, file_type: LlamaFileType) -> None:
         self.paths = [model.folder]
-        self.kvs = model.kvs(general, file_type)
+        self.kvs = model.kvs(general, model.file_type(file_type))
         self.metadata = {pair.key: pair.value for pair in self.kvs if not pair.key.startswith("tokenizer.")}
         self.tensors: list[SourceTensor] = [
-            _as_stored(name, tensor, _choose(name, tensor.shape[::-1], file_type).type)
-            for name, tensor in model.tensors
+            _as_stored(name, tensor, file_type) for name, tensor in model.tensors
         ]
 
 
-def _as_stored(name: str, tensor: LazyTensor, type_: GGMLQuantizationType) -> SourceTensor:
+def _as_stored(name: str, tensor: LazyTensor, file_type: LlamaFileType) -> SourceTensor:
+    source = as_source(name, tensor)
+    type_ = _choose(source, file_type).type
     if type_ is GGMLQuantizationType.F32:
         return as_source(name, to_f32(tensor))
-    source = as_source(name, widen(tensor))
     return source if source.type == type_ else _Rounded(source, type_)
 
 

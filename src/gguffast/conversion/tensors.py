@@ -11,7 +11,7 @@ from gguffast.conversion.hparams import Hparams, Mtp
 from gguffast.conversion.steps import share_rows
 from gguffast.documents import short
 from gguffast.errors import FormatError
-from gguffast.sources.lazy import LazyTensor, from_array, stack
+from gguffast.sources.lazy import DType, LazyTensor, from_array, stack
 
 _NUMBER = re.compile(r"(?<=\.)[0-9]{1,9}(?=\.|$)")
 _ENDING = re.compile(r"\.(weight|bias)$")
@@ -72,7 +72,8 @@ def map_tensors(
         if is_text(name):
             found.extend(mapping.take(name, tensor))
     mapping.check(found)
-    return found
+    # What is quantized already, and only repacked, stands first.
+    return sorted(found, key=lambda mapped: mapped.tensor.dtype is not DType.MXFP4)
 
 
 class _Mapping:
@@ -191,7 +192,7 @@ class _Mapping:
             return
         rows = tensor.shape[-2] if len(tensor.shape) > 1 else tensor.shape[0]
         heights = [part(h) for part in rule.parts] or [rows // len(rule.name)] * len(rule.name)
-        yield from zip(rule.name, share_rows(tensor, heights), strict=True)
+        yield from zip(rule.name, (rule.share or share_rows)(tensor, heights), strict=True)
 
     def _named(self, name: str, tensor: LazyTensor, hf_name: str) -> Mapped:
         if name in self._seen:

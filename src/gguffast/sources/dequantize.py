@@ -13,7 +13,7 @@ from gguffast.sources.bitsandbytes import dequantize_bitsandbytes
 from gguffast.sources.compressed_tensors import block_shape, dequantize_compressed
 from gguffast.sources.gptq import dequantize_gptq
 from gguffast.sources.lazy import LazyTensor
-from gguffast.sources.microscaling import dequantize_mxfp4, dequantize_nvfp4
+from gguffast.sources.microscaling import dequantize_nvfp4, repack_mxfp4
 from gguffast.sources.scaled import FBGEMM, FP8, MODELOPT, scaled
 
 Dequantizer = Callable[[Path, Mapping[str, LazyTensor]], dict[str, LazyTensor]]
@@ -53,7 +53,7 @@ def dequantizer(path: Path, config: Mapping[str, Any]) -> Dequantizer:
         case "bitnet":
             return dequantize_bitnet
         case "mxfp4":
-            return dequantize_mxfp4
+            return repack_mxfp4
         case "compressed-tensors":
             return lambda path, stored: dequantize_compressed(path, stored, config)
         case "awq" if config.get("bits") == 4 and config.get("version", "gemm") in ("gemm", "GEMM"):

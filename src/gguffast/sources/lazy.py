@@ -34,7 +34,7 @@ _SMALL_READ = 1 << 18
 
 
 class DType(Enum):
-    """Number formats of checkpoints, by their names in safetensors files.
+    """Number formats of checkpoints, by their names in safetensors files; at last, blocks of GGUF.
 
     Attributes
     ----------
@@ -59,6 +59,9 @@ class DType(Enum):
     U8 = "u1"
     BOOL = "?"
 
+    # An element of such a tensor is a block, so that whatever moves elements moves whole blocks.
+    MXFP4 = "V17"
+
     def __init__(self, storage: str, _distinct: str = "") -> None:
         self.storage = np.dtype(storage)
 
@@ -68,9 +71,14 @@ class DType(Enum):
         return self.storage.itemsize
 
     @property
+    def numbers(self) -> int:
+        """Numbers in an element: one, but for blocks."""
+        return 32 if self is DType.MXFP4 else 1
+
+    @property
     def is_native(self) -> bool:
-        """True for F32, F16 and BF16, which the engine reads as they are."""
-        return self in (DType.F32, DType.F16, DType.BF16)
+        """True for F32, F16, BF16 and blocks, which the engine reads as they are."""
+        return self in (DType.F32, DType.F16, DType.BF16, DType.MXFP4)
 
 
 class LazyTensor(ABC):
@@ -98,6 +106,12 @@ class LazyTensor(ABC):
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def ne(self) -> tuple[int, ...]:
+        """Lengths in GGUF order, in numbers: that of a row first."""
+        reversed_ = self.shape[::-1]
+        return (reversed_[0] * self.dtype.numbers, *reversed_[1:]) if reversed_ else ()
 
     @property
     def n_columns(self) -> int:
@@ -480,7 +494,7 @@ class _Gathered(LazyTensor):
 
 
 def widen(tensor: LazyTensor) -> LazyTensor:
-    """Give the tensor as the engine can read it: F32, F16 and BF16 unchanged, everything else as F32."""
+    """Give the tensor as the engine can read it: F32, F16, BF16 and blocks unchanged, the others as F32."""
     return tensor if tensor.dtype.is_native else to_f32(tensor)
 
 
@@ -652,4 +666,4 @@ def as_source(name: str, tensor: LazyTensor) -> NamedTensor:
     """Name a tensor for the engine; formats that it does not read become F32."""
     tensor = widen(tensor)
     type_ = GGMLQuantizationType[tensor.dtype.name]
-    return NamedTensor(name, tensor.shape[::-1], type_, tensor.n_rows, tensor.row_bytes, tensor)
+    return NamedTensor(name, tensor.ne, type_, tensor.n_rows, tensor.row_bytes, tensor)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gguffast.errors import FormatError, quote
-from gguffast.sources.lazy import DType, LazyTensor, map_f32, reshape, retype, transpose
+from gguffast.sources.lazy import DType, LazyTensor, map_f32, reshape, retype
 from gguffast.sources.packed import AlongColumns, Grouped
 
 if TYPE_CHECKING:
@@ -105,30 +105,57 @@ def _float4(name: str, packed: LazyTensor, scale: LazyTensor, size: int) -> Lazy
     return reshape(matrix, (*leading, 2 * half))
 
 
-def dequantize_mxfp4(path: Path, stored: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Replace gpt-oss' experts, ``X_blocks`` and ``X_scales``, by X as its BF16 checkpoints have it, as F32.
+class _Blocks(LazyTensor):
+    """GGUF's blocks of MXFP4: a scale, then 16 bytes, with numbers j and j + 16 in the low and high half of j.
 
-    The blocks are [experts, out, in / 32, 16]; X is [experts, in, out].
+    Parameters
+    ----------
+    packed : LazyTensor
+        U8 [..., blocks, 16]: numbers 2 j and 2 j + 1 in byte j.
+    scale : LazyTensor
+        [..., blocks].
+    """
+
+    def __init__(self, packed: LazyTensor, scale: LazyTensor) -> None:
+        super().__init__(packed.name, scale.shape, DType.MXFP4)
+        self._packed = packed
+        self._scale = scale
+
+    def read(self, first: int, into: memoryview) -> None:
+        """See `LazyTensor.read`."""
+        blocks = np.frombuffer(into, np.uint8).reshape(-1, 17)
+        count = len(blocks)
+        codes = self._packed.elements(16 * first, 16 * count).reshape(count, 16)
+        low, high = codes[:, :8], codes[:, 8:]
+        blocks[:, 0] = self._scale.elements(first, count)
+        blocks[:, 1::2] = low & 15 | high << 4
+        blocks[:, 2::2] = low >> 4 | high & 240
+
+
+def repack_mxfp4(path: Path, stored: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Turn gpt-oss' experts, ``X_blocks`` and ``X_scales``, into blocks of GGUF under the first name.
+
+    No number changes.
+    The codes are [experts, out, in / 32, 16], the result is MXFP4 [experts, out, in / 32].
 
     Raises
     ------
     FormatError
-        Blocks without scales, or that do not fit.
+        Blocks without scales, scales without blocks, or that do not fit.
     """
     tensors = dict(stored)
-    for name, blocks in stored.items():
+    for name, packed in stored.items():
         if name.endswith(_BLOCKS):
-            weight = name.removesuffix(_BLOCKS)
-            scale = stored.get(weight + _SCALES)
+            scale = tensors.pop(name.removesuffix(_BLOCKS) + _SCALES, None)
             if scale is None:
+                missing = name.removesuffix(_BLOCKS) + _SCALES
+                raise FormatError(f"{path}: tensor {quote(missing)} is missing; {quote(name)} needs it")
+            if (packed.dtype, packed.shape) != (DType.U8, (*scale.shape, 16)) or scale.dtype is not DType.U8:
                 raise FormatError(
-                    f"{path}: tensor {quote(weight + _SCALES)} is missing; {quote(name)} needs it"
+                    f"{path}: tensor {quote(scale.name)}, {scale.dtype.name} {list(scale.shape)}, does not "
+                    f"scale {quote(name)}, {packed.dtype.name} {list(packed.shape)}, in blocks of 16 bytes"
                 )
-            packed = blocks
-            if len(blocks.shape) > 2 and blocks.shape[-1] == 16:
-                packed = reshape(blocks, (*blocks.shape[:-2], 16 * blocks.shape[-2]))
-            tensors[weight] = transpose(mxfp4(path, weight, packed, scale))
-            del tensors[name], tensors[weight + _SCALES]
+            tensors[name] = _Blocks(packed, scale)
     return tensors
 
 

@@ -20,6 +20,7 @@ from gguffast.sources.lazy import DType, LazyTensor, StoredTensor
 # Limit of the format.
 _MAX_HEADER = 100_000_000
 _FIELDS = {"dtype", "shape", "data_offsets"}
+_DTYPES = {dtype.name: dtype for dtype in DType if dtype.numbers == 1}
 
 
 def read_safetensors(file: ReadableFile) -> dict[str, LazyTensor]:
@@ -66,10 +67,9 @@ def _tensor(file: ReadableFile, name: str, entry: object, start: int) -> StoredT
     place = f"{file.name}: tensor {quote(name)}"
     if not isinstance(entry, dict) or entry.keys() != _FIELDS or not isinstance(entry["dtype"], str):
         raise FormatError(f"{place} is not described by dtype, shape and data_offsets; the file is damaged")
-    if entry["dtype"] not in DType.__members__:
-        known = ", ".join(DType.__members__)
-        raise FormatError(f"{place} has dtype {quote(entry['dtype'])}; readable are {known}")
-    dtype = DType[entry["dtype"]]
+    dtype = _DTYPES.get(entry["dtype"])
+    if dtype is None:
+        raise FormatError(f"{place} has dtype {quote(entry['dtype'])}; readable are {', '.join(_DTYPES)}")
     shape, offsets = naturals(entry["shape"]), naturals(entry["data_offsets"])
     if shape is None or not is_shape(shape):
         raise FormatError(f"{place} has the shape {shown(entry['shape'])}, expected a list of lengths")
