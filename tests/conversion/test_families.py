@@ -48,6 +48,7 @@ def test_the_file_is_the_references(
 def test_one_pass_equals_two_steps(name: str, family: Callable[[str], Path], tmp_path: Path) -> None:
     pre = RUNS[name]["_"]["pre"]
     convert(family(name), tmp_path / "auto.gguf", pre=pre)
-    quantize(tmp_path / "auto.gguf", tmp_path / "two.gguf", "Q4_K_M")
-    convert(family(name), tmp_path / "one.gguf", "Q4_K_M", pre=pre)
+    # What comes quantized, as gpt-oss' experts do, is quantized again on demand only.
+    quantize(tmp_path / "auto.gguf", tmp_path / "two.gguf", "Q4_K_M", allow_requantize=True)
+    convert(family(name), tmp_path / "one.gguf", "Q4_K_M", pre=pre, allow_requantize=True)
     assert digest(tmp_path / "one.gguf") == digest(tmp_path / "two.gguf")

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Size = Callable[[Hparams], int]
 """A length that the configuration makes; in a layer's tensor it may look at ``h.layer``."""
 
+Share = Callable[[LazyTensor, list[int]], list[LazyTensor]]
+"""How one tensor becomes several, of so many rows each."""
+
 Step = Callable[[LazyTensor, Hparams], LazyTensor]
 """Something that is done to a tensor on its way; lazy, like all of :mod:`gguffast.sources.lazy`."""
 
@@ -42,6 +45,8 @@ class Rule(NamedTuple):
         What is done to it, in this order, before its rows are shared out.
     parts : tuple of Size
         How many rows each of several names gets; evenly without it.
+    share : Share, optional
+        How they get them; None: one behind the other.
     ending : str, optional
         Ending of the GGUF name; None is that of the checkpoint's, ``.weight`` if it has none.
     bias : bool
@@ -56,6 +61,7 @@ class Rule(NamedTuple):
     shape: tuple[Size, ...]
     steps: tuple[Step, ...] = ()
     parts: tuple[Size, ...] = ()
+    share: Share | None = None
     ending: str | None = None
     bias: bool = False
     optional: bool = False

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from gguffast.conversion.architecture import Size, Step
+from gguffast.conversion.architecture import Share, Size, Step
 from gguffast.conversion.hparams import Hparams
 from gguffast.errors import FormatError, quote
 from gguffast.sources import lazy
@@ -150,3 +150,18 @@ def share_rows(tensor: LazyTensor, heights: list[int]) -> list[LazyTensor]:
         bands.append(lazy.strided(tensor, shape, stride, start * columns))
         start += height
     return bands
+
+
+def by_turns(axis: int) -> Share:
+    """Deal the entries of an axis (-2: the rows) out one by one: to the first, the second, the first, ..."""
+
+    def share(tensor: LazyTensor, heights: list[int]) -> list[LazyTensor]:
+        count = len(heights)
+        _check_length(tensor, axis, tensor.shape[axis] // count * count)
+        shape = list(tensor.shape)
+        stride = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+        shape[axis], step = shape[axis] // count, stride[axis]
+        stride[axis] *= count
+        return [lazy.strided(tensor, shape, stride, i * step) for i in range(count)]
+
+    return share

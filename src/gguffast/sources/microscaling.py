@@ -106,7 +106,7 @@ def _float4(name: str, packed: LazyTensor, scale: LazyTensor, size: int) -> Lazy
 
 
 class _Blocks(LazyTensor):
-    """GGUF's blocks of MXFP4: a scale, then 16 bytes, with numbers j and j + 16 in the low and high half of j.
+    """GGUF's blocks of MXFP4: a scale, then 16 bytes; numbers j and j + 16 are the low and high half of one.
 
     Parameters
     ----------
