@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 
 import gguffast
@@ -231,6 +233,24 @@ def test_split_input(models: Server, bf16: Path, tmp_path: Path) -> None:
     done(models.gguffast("create", "whole", "-f", file, "-q", "Q8_0"))
     assert shown(models, "whole")["details"]["quantization_level"] == "Q8_0"
     assert "Paris" in done(models.gguffast("run", "whole", QUESTION))
+
+
+def test_an_adapter(models: Server, real_model: Path, tmp_path: Path) -> None:
+    """A LoRA of one tensor, which the server loads beside the model."""
+    writer = gguf.GGUFWriter(tmp_path / "lora.gguf", "llama")
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 1.0)
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.full((4, 576), 0.01, np.float32))
+    writer.add_tensor("blk.0.attn_q.weight.lora_b", np.full((576, 4), 0.01, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    file = write(tmp_path, f"FROM {real_model}\nADAPTER lora.gguf\n{BRIEF}")
+    done(models.gguffast("create", "adapted", "-f", file))
+    assert "Paris" in done(models.gguffast("run", "adapted", QUESTION))
+    assert "loading lora adapter" in models.log or "loaded 2 tensors from lora file" in models.log
 
 
 def test_an_answer_has_an_end(models: Server, real_model: Path, tmp_path: Path) -> None:
