@@ -91,3 +91,10 @@ def test_a_folder_that_cannot_be_written(folder, capsys, monkeypatch):
     assert main(["link-llama-quantize", str(folder)]) == 1
     assert "llama-quantize: Permission denied; are you allowed to write there?" in capsys.readouterr().err
     assert (folder / "llama-quantize").read_bytes() == OWN
+
+
+def test_the_own_one_runs_where_gguffast_is_gone(folder):
+    main(["link-llama-quantize", str(folder)])
+    program = folder / "llama-quantize"
+    program.write_text(program.read_text().replace("llama_quantize.py", "gone.py"))
+    assert says(folder, "in", "out", "Q4_0") == (0, "the real one\n")

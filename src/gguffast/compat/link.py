@@ -48,10 +48,7 @@ def link_llama_quantize(folder: str | os.PathLike[str]) -> Path:
             _keep(program, aside)
         fresh = program.with_name(f".{NAME}-{os.urandom(8).hex()}")
         try:
-            fresh.write_text(
-                f"#!/bin/sh\n{_MARK}\n"
-                f'exec {shlex.quote(sys.executable)} -P -m gguffast.compat.llama_quantize "$@"\n'
-            )
+            fresh.write_text(_script())
             fresh.chmod(0o755)
             fresh.replace(program)
         finally:
@@ -84,6 +81,18 @@ def unlink_llama_quantize(folder: str | os.PathLike[str]) -> Path:
     with _explained(program):
         aside.replace(program)
     return program
+
+
+def _script() -> str:
+    """Call gguffast; or the program's own one, where gguffast is gone or closed to who calls."""
+    python, face = sys.executable, Path(__file__).with_name("llama_quantize.py")
+    return f"""#!/bin/sh
+{_MARK}
+if [ -x {shlex.quote(python)} ] && [ -r {shlex.quote(str(face))} ]; then
+    exec {shlex.quote(python)} -P -m gguffast.compat.llama_quantize "$@"
+fi
+exec "$(dirname "$0")/{_ASIDE}" "$@"
+"""
 
 
 def _places(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
