@@ -41,8 +41,9 @@ def unpack_bits(data: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """
     mask = (1 << bits) - 1
     if 8 % bits == 0:
-        codes = (data[:, :, None] >> np.arange(0, 8, bits).astype(np.uint8)) & np.uint8(mask)
-        return codes.reshape(len(data), -1)
+        # All codes of a byte are one item to look up.
+        table = np.arange(256)[:, None] >> np.arange(0, 8, bits) & mask
+        return table.astype(np.uint8).view(f"u{8 // bits}").reshape(-1).take(data).view(np.uint8)
     # Eight codes in as many bytes as a code has bits.
     units = -(-data.shape[1] // bits)
     words = np.zeros((len(data), units, 8), np.uint8)
@@ -156,17 +157,25 @@ class Grouped(LazyTensor):
         """See `LazyTensor.read`."""
         out = as_array(into, self.dtype)
         for piece in row_pieces(first, out.size, self.n_columns, out.size):
-            values = self._values(piece)
-            round_to(self.dtype, values.reshape(-1), out[piece.place])
+            if self.dtype is DType.F32:
+                self._put_values(piece, out[piece.place])
+            else:
+                values = np.empty(piece.size, np.float32)
+                self._put_values(piece, values)
+                round_to(self.dtype, values, out[piece.place])
 
-    def _values(self, piece: Piece) -> NDArray[np.float32]:
+    def _put_values(self, piece: Piece, out: NDArray[np.float32]) -> None:
+        values = out.reshape(piece.n_rows, piece.n_columns)
         codes = self._codes.read(piece)
-        values = codes.astype(np.float32) if self._levels is None else self._levels.take(codes)
+        if self._levels is None:
+            np.copyto(values, codes)
+        else:
+            np.take(self._levels, codes, out=values, mode="clip")
         scales, zeros = self._by_group(piece)
         groups = self._groups(piece)
         if isinstance(groups, slice):
             # Groups of neighbours, all of them whole.
-            blocks = values.reshape(piece.n_rows, groups.stop - groups.start, -1)
+            blocks: NDArray[np.float32] = values.reshape(piece.n_rows, groups.stop - groups.start, -1)
             scales, zeros = scales[:, groups, None], zeros[:, groups, None] if zeros.ndim else zeros
         else:
             blocks = values
@@ -175,16 +184,19 @@ class Grouped(LazyTensor):
             if self._levels is None:
                 blocks -= zeros
             blocks *= scales
-        return values
 
     def _groups(self, piece: Piece) -> slice | NDArray[Any]:
         """Group of each column of a piece, or the range of groups that it is made of."""
-        if isinstance(self._group, LazyTensor):
-            return self._group.elements(piece.column, piece.n_columns)
-        size = self._group
+        listed = self._group
+        size = -(-self.n_columns // self._scales.n_columns) if isinstance(listed, LazyTensor) else listed
+        in_order = np.arange(piece.column, piece.column + piece.n_columns) // size
+        if isinstance(listed, LazyTensor):
+            groups = listed.elements(piece.column, piece.n_columns)
+            if not np.array_equal(groups, in_order):
+                return groups
         if piece.column % size == 0 and piece.n_columns % size == 0:
             return slice(piece.column // size, (piece.column + piece.n_columns) // size)
-        return np.arange(piece.column, piece.column + piece.n_columns) // size
+        return in_order
 
     def _by_group(self, piece: Piece) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scales and zero points of all groups, for the rows of a piece."""

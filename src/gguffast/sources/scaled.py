@@ -96,16 +96,17 @@ class Scaled(LazyTensor):
             weight = self._weight.elements(first + piece.place.start, piece.size)
             values = to_float32(weight, self._weight.dtype, out[piece.place])
             table = values.reshape(piece.n_rows, piece.n_columns)
+            scales, size = self._row_scales(piece), self._blocks[-1]
             with np.errstate(all="ignore"):
-                table *= self._scales(piece)
-
-    def _scales(self, piece: Piece) -> NDArray[np.float32]:
-        """Scales of a piece: a column, or one for each number."""
-        scales = self._row_scales(piece)
-        if scales.shape[1] == 1:
-            return scales
-        columns = np.arange(piece.column, piece.column + piece.n_columns)
-        return scales.take(columns // self._blocks[-1], axis=1)
+                if scales.shape[1] == 1:
+                    table *= scales
+                elif piece.column % size == 0 and piece.n_columns % size == 0:
+                    low = piece.column // size
+                    blocks = table.reshape(piece.n_rows, -1, size)
+                    blocks *= scales[:, low : low + blocks.shape[1], None]
+                else:
+                    columns = np.arange(piece.column, piece.column + piece.n_columns)
+                    table *= scales.take(columns // size, axis=1)
 
     def _row_scales(self, piece: Piece) -> NDArray[np.float32]:
         """Rows of the scale that serve the rows of a piece, one for each."""
