@@ -347,8 +347,37 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["meanwhile", "then"]
 
 
+def kill_while_replacing(folder, n):
+    """Replace three shards in another process, and kill it when the n-th has got its name."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from gguffast import output\n"
+        "real, calls = os.replace, []\n"
+        "def replace(src, dst):\n"
+        "    real(src, dst); calls.append(dst)\n"
+        "    if len(calls) == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.replace = replace\n"
+        "files = [(Path(sys.argv[1]) / f'x-{i}', 3) for i in range(3)]\n"
+        "with output.Output(files, replace=True) as out:\n"
+        "    for start in out.starts: out.write(b'mid', start)\n"
+        "    out.commit()"
+    )
+    assert subprocess.run([sys.executable, "-c", code, folder, str(n)]).returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_old_shards_of_a_killed_run_are_kept_as_long_as_they_are_needed(tmp_path, n):
+    for path in paths(tmp_path):
+        path.write_bytes(b"old")
+    kill_while_replacing(tmp_path, n)
+    write(tmp_path / "other", b"x")
+    kept = [data for name, data in contents(tmp_path).items() if name.startswith(".gguffast-")]
+    # Of the shards that have their names, the old ones; of the others, the new ones; unless all have them.
+    assert sorted(kept) == ([] if n == 3 else [b"mid"] * (3 - n) + [b"old"] * n)
+    assert [path.read_bytes() for path in paths(tmp_path)] == [b"mid"] * n + [b"old"] * (3 - n)
+
+
 def test_leftovers_of_other_systems_are_kept_for_a_day(tmp_path):
-    path = tmp_path / ".gguffast-00000000-0123456789abcdef.tmp"
+    path = tmp_path / ".gguffast-00000000-0123456789abcdef-01234567.tmp"
     path.write_bytes(b"")
     write(tmp_path / "a", b"x")
     assert path.exists()

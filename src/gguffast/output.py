@@ -59,6 +59,9 @@ class Output:
 
     def __init__(self, files: Sequence[tuple[Path, int]], *, replace: bool) -> None:
         self._drafts = [self._draft(path, size, replace) for path, size in files]
+        run = os.urandom(8).hex()
+        for draft in self._drafts:
+            draft.run = run
         self.starts = [0]
         for _, size in files[:-1]:
             self.starts.append(self.starts[-1] + size)
@@ -175,11 +178,12 @@ class _Draft:
         self._temp = self._old = self.folder
         self._has_old = False
         self._fd = -1
+        self.run = ""
 
     def open(self) -> None:
         """Create the hidden file, and lock it."""
         while self._fd < 0:
-            name = f"{_PREFIX}{_kernel()}-{os.urandom(8).hex()}"
+            name = f"{_PREFIX}{_kernel()}-{self.run}-{os.urandom(4).hex()}"
             self._temp = self.folder / f"{name}{_SUFFIX}"
             self._old = self.folder / f"{name}{_ASIDE}"
             try:
@@ -416,23 +420,41 @@ def check_output(path: Path, inputs: Iterable[Path], *, replace: bool) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the hidden files of runs that were killed, as far as that is sure."""
-    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
-        with contextlib.suppress(OSError):
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                _remove_leftover(path, fd)
-            finally:
-                os.close(fd)
+    runs: dict[str, list[Path]] = defaultdict(list)
+    for path in folder.glob(f"{_PREFIX}*-*"):
+        runs[path.stem.split("-")[2]].append(path)
+    for paths in runs.values():
+        new = [path for path in paths if path.suffix == _SUFFIX]
+        old = [path for path in paths if path.suffix == _ASIDE]
+        if new and any(_links(path) == 1 for path in old):
+            continue  # killed after one file got its name, before another one did: both sets are needed
+        for path in new:
+            _remove_leftover(path)
+        if not any(map(os.path.lexists, new)):
+            for path in old:
+                _remove_leftover(path)
 
 
-def _remove_leftover(path: Path, fd: int) -> None:
-    found = os.fstat(fd)
-    # A lock may be unknown to other machines that share the folder: of theirs, only what is old.
-    ours = path.name.startswith(f"{_PREFIX}{_kernel()}-")
-    if stat.S_ISREG(found.st_mode) and (ours or time.time() - found.st_mtime > _DAY):
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error if its maker is at work
-        if _is_at(fd, path):
-            os.unlink(path)
+def _links(path: Path) -> int:
+    try:
+        return os.stat(path, follow_symlinks=False).st_nlink
+    except OSError:
+        return 0
+
+
+def _remove_leftover(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            found = os.fstat(fd)
+            # A lock may be unknown to other machines that share the folder: of theirs, only what is old.
+            ours = path.name.startswith(f"{_PREFIX}{_kernel()}-")
+            if stat.S_ISREG(found.st_mode) and (ours or time.time() - found.st_mtime > _DAY):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error if its maker is at work
+                if _is_at(fd, path):
+                    os.unlink(path)
+        finally:
+            os.close(fd)
 
 
 def _kernel() -> str:
