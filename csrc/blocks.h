@@ -146,6 +146,18 @@ typedef struct {
 } block_IQ3_S;
 
 typedef struct {
+    gf_half d;
+    uint8_t qs[QK_K / 8];
+    uint8_t qh[QK_K / 16]; /* two bytes for 32 weights: the points' three high bits, a scale of three, a sign */
+} block_IQ1_S;
+
+typedef struct {
+    uint8_t qs[QK_K / 8];
+    uint8_t qh[QK_K / 16];     /* a nibble a point: its three high bits, a sign */
+    uint8_t scales[QK_K / 32]; /* four times four scales of three bits and a quarter of a half-precision one */
+} block_IQ1_M;
+
+typedef struct {
     uint8_t bytes[4];
 } block_F32;
 

@@ -155,6 +155,8 @@ static size_t first_bad(const gf_type_info *type, const void *data, size_t n) {
     const uint8_t *block = data;
     for (size_t at = 0; at < n; at += type->block_size, block += type->block_bytes) {
         if (type->id == GF_MXFP4 && block[0] == 0xff) return at; /* the NaN of E8M0 */
+        /* The scale lies in the high nibbles of eight bytes' even ones. */
+        if (type->id == GF_IQ1_M && (block[55] & 0x70) == 0x70 && (block[53] & 0xc0) == 0xc0) return at;
         for (size_t k = 0; k < type->scale_count; k++) {
             const uint8_t high = block[type->scale_offset + 2 * k + 1];
             if ((high & 0x7c) == 0x7c) return at;

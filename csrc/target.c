@@ -3,6 +3,7 @@
 #include "target.h"
 
 #include "codecs/fp4.h"
+#include "codecs/iq1.h"
 #include "codecs/iq2.h"
 #include "codecs/iq3.h"
 #include "codecs/iq4.h"

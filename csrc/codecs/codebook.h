@@ -16,10 +16,11 @@ typedef struct {
     gf_book_name book;
     int weights, bits, levels; /* of a point: how many, bits of each in a code, how many there are */
     int block;                 /* weights that share a scale */
-    bool even;     /* of every eight weights an even number is negative, so that seven signs are stored */
-    float squares; /* with an importance matrix: how many times the mean square goes into the weights */
-    float tiny;    /* a sub-block whose largest weight is below this counts as zeros */
-    int tries;     /* scales are tried from -tries to tries steps around that of the largest weight */
+    bool even;       /* of every eight weights an even number is negative, so that seven signs are stored */
+    float squares;   /* with an importance matrix: how many times the mean square goes into the weights */
+    bool plain_mean; /* without a matrix a quarter of the mean square is added to the weights */
+    float tiny;      /* a sub-block whose largest weight is below this counts as zeros */
+    int tries;       /* scales are tried from -tries to tries steps around that of the largest weight */
     float step;
     float fudge;  /* the super-block's scale is stored so many times larger, for a little less error */
     size_t bytes; /* of a super-block */
@@ -49,6 +50,10 @@ typedef struct {
     uint32_t lost;                  /* bit k: lane k overflowed, where llama.cpp gives up */
 } codebook_fits;
 
+INLINE const float *level_values(const codebook_kind *kind) {
+    return kind->bits == 2 ? pairs_of_odd_numbers : odd_numbers;
+}
+
 INLINE lanes value_at(const codebook_kind *kind, const float *table, codes code, int i) {
     return kind->bits == 2 ? v_lookup4(table, code, 2 * i) : v_lookup8(table, code, 3 * i);
 }
@@ -70,7 +75,7 @@ INLINE void codebook_weights(const codebook_kind *kind, const group *g, size_t a
     for (int i = 0; i < kind->block; i++) {
         const lanes square = x[i] * x[i];
         if (g->w[0]) w[i] = w[i] * v_sqrt(mean_square + square);
-        else if (kind->bits == 2) w[i] = v_set(0.25f) * mean_square + square;
+        else if (kind->plain_mean) w[i] = v_set(0.25f) * mean_square + square;
         else w[i] = square;
     }
 }
@@ -125,17 +130,16 @@ INLINE void round_to_codes(const codebook_kind *kind, const float x[][LANES], la
     }
 }
 
-/* The neighbour that is closest to the weights of one lane: its code, or -1 if all are infinitely far.  Neighbours
- * stand in lanes here.  The error of a weight takes one of few values, so they are looked up, and added in
- * llama.cpp's order. */
-INLINE int32_t closest(const codebook_kind *kind, const uint16_t *neighbours, int count, const float *x,
-                       const float *root, float scale) {
+/* The neighbour that is closest to the weights of one lane, where levels mean `values`: its code, or -1 if all are
+ * infinitely far.  Neighbours stand in lanes here.  The error of a weight takes one of few values, so they are
+ * looked up, and added in llama.cpp's order. */
+INLINE int32_t closest(const codebook_kind *kind, const uint16_t *neighbours, int count, const float *values,
+                       const float *x, const float *w, float scale) {
     float error[8][TABLE_SIZE];
-    const float *odd = kind->bits == 2 ? pairs_of_odd_numbers : odd_numbers;
     for (int i = 0; i < kind->weights; i++)
         for (int k = 0; k < TABLE_SIZE; k += LANES) {
-            const lanes diff = v_set(scale) * v_load(odd + k) - v_set(x[i * LANES]);
-            v_store(error[i] + k, v_set(root[i * LANES]) * diff * diff);
+            const lanes diff = v_set(scale) * v_load(values + k) - v_set(x[i * LANES]);
+            v_store(error[i] + k, v_set(w[i * LANES]) * diff * diff);
         }
     lanes least = v_set(FLT_MAX), at = v_set(0), number = v_load(lane_numbers);
     for (int n = 0; n < count; n += LANES) {
@@ -154,26 +158,32 @@ INLINE int32_t closest(const codebook_kind *kind, const uint16_t *neighbours, in
     return neighbours[(int)v_smallest(first)];
 }
 
-/* Replaces the codes of lane k that are not in the codebook; returns false where that fails. */
-INLINE bool find_points(const codebook_kind *kind, const gf_codebook *book, codebook_search *s, int try, int p,
-                        size_t lane) {
-    const uint32_t code = s->code[try][p][lane];
+/* What the codebook has for a code of one lane: its own or that of the closest neighbour, or -1 as above. */
+INLINE int32_t nearest_code(const codebook_kind *kind, const gf_codebook *book, uint32_t code, const float *values,
+                            const float *x, const float *w, float scale) {
     const uint32_t point = book->points[kind->bits == 2 ? gf_ternary(code) : code];
     const int count = (int)(point & GF_COUNT_MASK);
-    if (!count) return true;
-    s->outside[try][lane] |= (uint8_t)(1 << p);
-    const size_t first = (size_t)(p * kind->weights) * LANES + lane;
-    const int32_t found = closest(kind, book->neighbours + (point >> GF_COUNT_BITS), count, &s->x[0][0] + first,
-                                  &s->root[0][0] + first, s->scale[try][lane]);
+    if (!count) return (int32_t)code;
+    return closest(kind, book->neighbours + (point >> GF_COUNT_BITS), count, values, x, w, scale);
+}
+
+/* Replaces the code of a point that is not in the codebook; returns false where that fails. */
+INLINE bool find_point(const codebook_kind *kind, const gf_codebook *book, codebook_search *s, int try, int p,
+                       size_t lane) {
+    const size_t first = (size_t)(p * kind->weights);
+    uint16_t *code = &s->code[try][p][lane];
+    const int32_t found = nearest_code(kind, book, *code, level_values(kind), &s->x[first][lane],
+                                       &s->root[first][lane], s->scale[try][lane]);
     if (found < 0) return false;
-    s->code[try][p][lane] = (uint16_t)found;
+    if (found != *code) s->outside[try][lane] |= (uint8_t)(1 << p);
+    *code = (uint16_t)found;
     return true;
 }
 
 /* Σ w x q and Σ w q². */
 INLINE void codebook_sums(const codebook_kind *kind, const codebook_search *s, const uint16_t code[][LANES],
                           lanes *sum_qx, lanes *sum_q2) {
-    const float *odd = kind->bits == 2 ? pairs_of_odd_numbers : odd_numbers;
+    const float *odd = level_values(kind);
     lanes qx = v_set(0), q2 = v_set(0);
     for (int p = 0; p < kind->block / kind->weights; p++) {
         const codes c = v_load_codes(code[p]);
@@ -200,7 +210,7 @@ INLINE bool refit(const codebook_kind *kind, const gf_codebook *book, codebook_s
     if (!(s->scale[last][k] > 0)) again = 0;
     for (int p = 0; p < points; p++)
         if (!(again >> p & 1)) s->code[last][p][k] = best < 0 ? 0 : s->code[best][p][k];
-        else if (!find_points(kind, book, s, last, p, k)) *lost = true;
+        else if (!find_point(kind, book, s, last, p, k)) *lost = true;
     return again != 0;
 }
 
@@ -219,7 +229,7 @@ INLINE uint32_t try_scales(const codebook_kind *kind, const gf_codebook *book, c
     for (size_t k = 0; k < LANES; k++)
         for (int p = 0; live >> k & 1 && p < kind->block / kind->weights; p++)
             for (int t = 0; t <= 2 * kind->tries; t++)
-                if (!find_points(kind, book, s, t, p, k)) lost |= 1u << k;
+                if (!find_point(kind, book, s, t, p, k)) lost |= 1u << k;
     return lost;
 }
 

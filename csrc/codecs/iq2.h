@@ -43,6 +43,7 @@ static const codebook_kind kind_IQ2_S = {
     .block = 16,
     .even = false,
     .squares = 2,
+    .plain_mean = true,
     .tiny = 1e-8f,
     .tries = 9,
     .step = 0.1f,

@@ -29,6 +29,8 @@ BLOCKS = {  # name: (number in GGUF files, weights a block, bytes a block)
     "Q4_K": (12, 256, 144),
     "Q5_K": (13, 256, 176),
     "Q6_K": (14, 256, 210),
+    "IQ1_S": (19, 256, 50),
+    "IQ1_M": (29, 256, 56),
     "IQ2_XXS": (16, 256, 66),
     "IQ2_XS": (17, 256, 74),
     "IQ3_XXS": (18, 256, 98),
@@ -46,9 +48,9 @@ BLOCKS = {  # name: (number in GGUF files, weights a block, bytes a block)
 }
 
 # To these it quantizes only with an importance matrix, and aborts without.
-NEED_IMPORTANCE = ("IQ2_XXS", "IQ2_XS")
+NEED_IMPORTANCE = ("IQ1_S", "IQ2_XXS", "IQ2_XS")
 # To these it aborts when a search overflows.
-MAY_ABORT = (*NEED_IMPORTANCE, "IQ2_S", "IQ3_XXS", "IQ3_S")
+MAY_ABORT = (*NEED_IMPORTANCE, "IQ1_M", "IQ2_S", "IQ3_XXS", "IQ3_S")
 
 
 class AbortError(Exception):
