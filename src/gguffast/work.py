@@ -69,6 +69,9 @@ class Work:
         finally:
             with contextlib.suppress(OSError):
                 self._lock.unlink()
+            if not self._keep:
+                with contextlib.suppress(OSError):
+                    self._folder.rmdir()  # nothing was made
             os.close(fd)
 
     def _take(self, wait: Callable[[], object]) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import gguffast
-from gguffast.errors import FileError, OptionError
+from gguffast.errors import FileError, FormatError, OptionError
 from gguffast.gguf import GGUFFile
 from gguffast.importer import import_model
 from gguffast.obtain import scratch_folder
@@ -335,6 +335,10 @@ def test_from_python(stub, copy_of, tmp_path, monkeypatch):
     assert done.result.file_type == "Q8_0"
     assert stub.created()["template"] == "{{ .Prompt }}"
     assert stub.created()["parameters"] == {"temperature": 0.5, "stop": ["A", "B"]}
+    (tmp_path / "llama3" / "config.json").write_text("{}")
+    with pytest.raises(FormatError):
+        import_model(tmp_path / "llama3", name="tiny", host=stub.host)
+    assert not list((tmp_path / "cache" / "imports").iterdir())
     with pytest.raises(FileError, match="no such file or folder"):
         import_model(tmp_path / "none", name="tiny")
     with pytest.raises(OptionError, match="is not the name of a Hub repo"):
