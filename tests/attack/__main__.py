@@ -8,6 +8,7 @@ import random
 import sys
 import tempfile
 import time
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from attack import kill, readers
@@ -57,6 +58,8 @@ def _attack_readers(args: argparse.Namespace, work: Path) -> int:
 
 def _attack_processes(args: argparse.Namespace, work: Path) -> int:
     found = 0
+    # Connections of processes that are killed are reset, which the servers would print.
+    ThreadingHTTPServer.handle_error = lambda *args: None  # type: ignore[method-assign]
     stub = Stub()
     try:
         with LocalHub() as hub:
