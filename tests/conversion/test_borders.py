@@ -41,7 +41,8 @@ def test_no_configuration_is_a_crash(
 ) -> None:
     folder = family(name) if name in families.NAMES else unpacked / name
     config = json.loads((folder / "config.json").read_text())
-    tensors = {key: value for key, value in open_checkpoint(folder).tensors.items() if is_text(key)}
+    checkpoint = open_checkpoint(folder, config.get("quantization_config"))
+    tensors = {key: value for key, value in checkpoint.tensors.items() if is_text(key)}
 
     def describe(changed: dict[str, Any], with_tensors: bool) -> None:
         path = tmp_path / "config.json"

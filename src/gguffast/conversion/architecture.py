@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Size = Callable[[Hparams], int]
 """A length that the configuration makes; in a layer's tensor it may look at ``h.layer``."""
 
+When = Callable[[Hparams], bool]
+"""Whether something is so for a model, or for the layer ``h.layer`` of one."""
+
 Share = Callable[[LazyTensor, list[int]], list[LazyTensor]]
 """How one tensor becomes several, of so many rows each."""
 
@@ -51,10 +54,10 @@ class Rule(NamedTuple):
         Ending of the GGUF name; None is that of the checkpoint's, ``.weight`` if it has none.
     bias : bool
         Whether a ``.bias`` has to be there; without it one is taken if it is there.
-    optional : bool
-        Whether the tensor may be missing.
+    optional : bool or callable
+        Whether the tensor may be missing (in the layer ``h.layer``).
     when : callable, optional
-        Whether the layer ``h.layer`` has the tensor.
+        Whether the model, or the layer ``h.layer``, has the tensor.
     """
 
     name: str | tuple[str, ...]
@@ -64,8 +67,8 @@ class Rule(NamedTuple):
     share: Share | None = None
     ending: str | None = None
     bias: bool = False
-    optional: bool = False
-    when: Callable[[Hparams], bool] | None = None
+    optional: bool | When = False
+    when: When | None = None
 
 
 class Generated(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from gguffast.conversion.architecture import (
     FEED_FORWARD,
@@ -11,16 +11,14 @@ from gguffast.conversion.architecture import (
     VOCABULARY,
     Rule,
     Size,
+    When,
     head_dim,
     is_nextn,
     kv_heads,
     kv_width,
     query_width,
 )
-from gguffast.conversion.hparams import Hparams
 from gguffast.conversion.steps import interleaved, plus_one, transpose
-
-When = Callable[[Hparams], bool]
 
 
 def linear(name: str, rows: Size, columns: Size, *, bias: bool = False) -> Rule:

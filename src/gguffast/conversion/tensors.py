@@ -103,7 +103,8 @@ class _Mapping:
             return
         h = self._h if place.layer is None else self._views[place.layer]
         if rule.when and not rule.when(h):
-            raise self._error(f"tensor {short(name)}: {self._h.path} makes layer {place.layer} another kind")
+            what = "the model" if place.layer is None else f"layer {place.layer}"
+            raise self._error(f"tensor {short(name)}: {self._h.path} makes {what} another kind")
         self._check_shape(name, tensor, rule, place.ending, h)
         if place.layer is not None and place.expert is not None:
             yield from self._take_expert(name, tensor, place.pattern, place.layer, place.expert)
@@ -118,16 +119,19 @@ class _Mapping:
         if waiting:
             self._refuse_experts(*waiting)
         names = {mapped.name for mapped in found}
-        tied = self._h.get("tie_word_embeddings")
         for pattern, rule in self._architecture.tensors.items():
-            if rule is None or (rule.optional and (pattern != "lm_head" or tied)):
+            if rule is None:
                 continue
-            if "{i}" not in pattern:
-                self._check_present(pattern, rule, None, names)
-                continue
-            for i, h in enumerate(self._views):
-                if self._wanted(i) and (rule.when is None or rule.when(h)):
-                    self._check_present(pattern.replace("{i}", str(i)), rule, i, names)
+            for h in self._views if "{i}" in pattern else (self._h,):
+                if self._wanted(h.layer) and self._needs(pattern, rule, h):
+                    self._check_present(pattern.replace("{i}", str(h.layer)), rule, h.layer, names)
+
+    def _needs(self, pattern: str, rule: Rule, h: Hparams) -> bool:
+        if rule.when and not rule.when(h):
+            return False
+        if pattern == "lm_head" and not h.get("tie_word_embeddings"):
+            return True
+        return not (rule.optional(h) if callable(rule.optional) else rule.optional)
 
     def _wanted(self, layer: int | None) -> bool:
         if layer is None:

@@ -61,7 +61,7 @@ _KEYS = (
     file_type,
 )
 _SLIDING_WINDOW = uint("{arch}.attention.sliding_window", "sliding_window")
-_FINAL_SOFTCAP = real("{arch}.final_logit_softcapping", "final_logit_softcapping", unless_zero=True)
+FINAL_SOFTCAP = real("{arch}.final_logit_softcapping", "final_logit_softcapping", unless_zero=True)
 
 # Code Gemma's end of a turn, which every Gemma file gets; it stands in no file of the checkpoint.
 _CODE_GEMMA = (("eot", 107),)
@@ -111,7 +111,7 @@ _GEMMA3 = Architecture(
     },
     keys=(
         *BASE,
-        _FINAL_SOFTCAP,
+        FINAL_SOFTCAP,
         uint("{arch}.attention.sliding_window", _sliding_window),
     ),
     vocabulary=_gemma3_vocabulary,

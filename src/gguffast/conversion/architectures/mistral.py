@@ -24,16 +24,18 @@ _DEFAULTS = {
 
 _MOE = "model.layers.{i}.block_sparse_moe"
 
+DENSE = Architecture(
+    hf_class="MistralForCausalLM",
+    name="llama",
+    defaults=_DEFAULTS,
+    tensors=llama.TENSORS,
+    keys=llama.KEYS,
+    generated=llama3_rope,
+    vocabulary=llama.llama_vocabulary,
+)
+
 ARCHITECTURES = (
-    Architecture(
-        hf_class="MistralForCausalLM",
-        name="llama",
-        defaults=_DEFAULTS,
-        tensors=llama.TENSORS,
-        keys=llama.KEYS,
-        generated=llama3_rope,
-        vocabulary=llama.llama_vocabulary,
-    ),
+    DENSE,
     Architecture(
         hf_class="MixtralForCausalLM",
         name="llama",

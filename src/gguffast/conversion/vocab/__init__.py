@@ -45,8 +45,8 @@ def load_vocab(
     config : mapping
         The model's configuration with its class defaults filled in, for ``vocab_size``.
     kinds : sequence of str
-        Kinds of tokenizer that the architecture may have, tried in this order: ``bpe`` and ``spm_json``
-        (tokenizer.json), ``sentencepiece`` (tokenizer.model), ``tekken`` (tekken.json).
+        Kinds of tokenizer that the architecture may have, tried in this order: ``bpe``, ``spm_json`` and
+        ``gemma4`` (tokenizer.json), ``sentencepiece`` (tokenizer.model), ``tekken`` (tekken.json).
     pre : str, optional
         Name of the pre-tokenizer, when the user gave one; otherwise it is recognised.
     config_space_prefix : bool
@@ -86,13 +86,15 @@ def load_vocab(
             vocab = sentencepiece.load(files, size, literal_added_tokens)
         case "spm_json":
             vocab = spm_json.load(files, size)
+        case "gemma4":
+            vocab = spm_json.load_gemma4(files, size)
         case _:
             vocab = bpe.load(files, size, pre)
     prefix = files.json("tokenizer_config.json").get("add_prefix_space")
     if config_space_prefix and kind != "tekken" and isinstance(prefix, bool):
         vocab.kvs.insert(0, flag_entry("add_space_prefix", prefix))
     vocab.set(id_entry(name, token) for name, token in special_ids)
-    if space_prefix is not None and kind in ("sentencepiece", "spm_json"):
+    if space_prefix is not None and kind in ("sentencepiece", "spm_json", "gemma4"):
         vocab.set([flag_entry("add_space_prefix", space_prefix)])
     if add_bos is not None:
         vocab.set([flag_entry("add_bos_token", add_bos)])
@@ -105,16 +107,12 @@ def _choose(files: Files, kinds: Sequence[str]) -> str:
         "tekken": files.has("tekken.json") and not files.has("tokenizer.json"),
         "sentencepiece": files.has("tokenizer.model"),
         "spm_json": files.has("tokenizer.json") and spm_json.is_spm(files),
+        "gemma4": files.has("tokenizer.json"),
         "bpe": files.has("tokenizer.json"),
     }
     for kind in kinds:
         if present[kind]:
             return kind
-    names = {
-        "tekken": "tekken.json",
-        "sentencepiece": "tokenizer.model",
-        "spm_json": "tokenizer.json",
-        "bpe": "tokenizer.json",
-    }
-    looked_for = " or ".join(dict.fromkeys(names[kind] for kind in kinds))
+    names = {"tekken": "tekken.json", "sentencepiece": "tokenizer.model"}
+    looked_for = " or ".join(dict.fromkeys(names.get(kind, "tokenizer.json") for kind in kinds))
     raise FormatError(f"{files.directory}: no tokenizer: expected {looked_for} beside config.json")

@@ -88,12 +88,13 @@ def _add(
 
 
 def special_names(files: Files) -> list[str]:
-    """Texts of the tokens with a role: bos, eos, …, and the additional special tokens, in this order."""
+    """Texts of the tokens with a role: bos, eos, …, additional ones, the model's own, in this order."""
     roles = dict(files.json("tokenizer_config.json"))
     if "added_tokens_decoder" not in roles:
         roles.update(files.json("special_tokens_map.json"))
-    more = roles.get("additional_special_tokens")
-    named = [roles.get(f"{kind}_token") for kind in KINDS] + (more if isinstance(more, list) else [])
+    named = [roles.get(f"{kind}_token") for kind in KINDS]
+    for more in map(roles.get, ("additional_special_tokens", "extra_special_tokens")):
+        named += more if isinstance(more, list) else as_dict(more).values()
     return list(_unique(map(content, named)))
 
 

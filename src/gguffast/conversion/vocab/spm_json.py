@@ -14,7 +14,7 @@ from .added import added_tokens, special_names
 from .bpe import NAME, model_merges, model_vocab
 from .files import Files, as_dict
 from .special import special_entries
-from .table import TokenTable, TokenType, Vocab, table_size
+from .table import Entry, TokenTable, TokenType, Vocab, table_size
 
 _PADDING_SCORE = -10000.0
 _ADDED_SCORE = -1000.0
@@ -51,7 +51,46 @@ def load(files: Files, size: int | None) -> Vocab:
     """
     model = as_dict(files.json(NAME).get("model"))
     vocab = model_vocab(files, model)
-    scores = _scores(vocab, model_merges(files, model))
+    table = _table(files, vocab, size, _scores(vocab, model_merges(files, model)))
+    warnings: list[str] = []
+    entries = table.entries(str(files.path(NAME)), "llama", "default")
+    return Vocab(entries + special_entries(files, len(table), warnings), len(table), warnings)
+
+
+# Control tokens of Gemma 4 that are printed all the same: who reads a chat has to see them.
+_GEMMA4_PRINTED = (
+    *("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>"),
+    *("<|tool_response>", "<tool_response|>", '<|"|>'),
+)
+
+
+def load_gemma4(files: Files, size: int | None) -> Vocab:
+    """Read Gemma 4's tokenizer.json: of the same kind, but llama.cpp merges by the list of merges.
+
+    Raises
+    ------
+    FormatError
+        As for `load`; or the tokenizer is of another kind.
+    """
+    if not is_spm(files):
+        raise files.damaged(NAME, "no BPE tokenizer with byte_fallback, which Gemma 4 has")
+    model = as_dict(files.json(NAME).get("model"))
+    vocab = model_vocab(files, model)
+    table = _table(files, vocab, size, dict.fromkeys(vocab, _ADDED_SCORE))
+    table.types = [
+        TokenType.USER_DEFINED if text in _GEMMA4_PRINTED else kind
+        for text, kind in zip(table.texts, table.types, strict=True)
+    ]
+    warnings: list[str] = []
+    entries = [
+        *table.entries(str(files.path(NAME)), "gemma4", None),
+        Entry("tokenizer.ggml.merges", model_merges(files, model), "ARRAY/STRING"),
+        *special_entries(files, None, warnings),
+    ]
+    return Vocab(entries, len(table), warnings)
+
+
+def _table(files: Files, vocab: dict[str, int], size: int | None, scores: dict[str, float]) -> TokenTable:
     added = {number: token for number, token in added_tokens(files, vocab).items() if token.text not in vocab}
     last = max([*vocab.values(), *added])
     count = table_size(str(files.path(NAME)), size, last, len(vocab) + len(added))
@@ -73,9 +112,7 @@ def load(files: Files, size: int | None) -> Vocab:
             )
         kind = TokenType.CONTROL if token.text in special else TokenType.USER_DEFINED
         table.put(number, token.text, kind, _ADDED_SCORE)
-    warnings: list[str] = []
-    entries = table.entries(str(files.path(NAME)), "llama", "default")
-    return Vocab(entries + special_entries(files, len(table), warnings), len(table), warnings)
+    return table
 
 
 def _scores(vocab: dict[str, int], merges: list[str]) -> dict[str, float]:

@@ -81,7 +81,7 @@ class TokenTable:
         assert self.scores is not None
         self.texts[token], self.types[token], self.scores[token] = text, int(kind), score
 
-    def entries(self, source: str, model: str, pre: str) -> list[Entry]:
+    def entries(self, source: str, model: str, pre: str | None) -> list[Entry]:
         """Give the keys of the table, in the order of the reference converter.
 
         Parameters
@@ -89,7 +89,7 @@ class TokenTable:
         source : str
             File the tokens came from, for error messages.
         model, pre : str
-            Values of ``tokenizer.ggml.model`` and ``tokenizer.ggml.pre``.
+            Values of ``tokenizer.ggml.model`` and ``tokenizer.ggml.pre``; None leaves the second out.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class TokenTable:
         scores = [] if self.scores is None else [Entry("tokenizer.ggml.scores", self.scores, "ARRAY/FLOAT32")]
         return [
             Entry("tokenizer.ggml.model", model, "STRING"),
-            Entry("tokenizer.ggml.pre", pre, "STRING"),
+            *([] if pre is None else [Entry("tokenizer.ggml.pre", pre, "STRING")]),
             Entry("tokenizer.ggml.tokens", texts, "ARRAY/STRING"),
             *scores,
             Entry("tokenizer.ggml.token_type", self.types, "ARRAY/INT32"),
