@@ -99,7 +99,8 @@ def test_a_gguf_with_a_modelfile(models: Server, bf16: Path, tmp_path: Path) -> 
 def test_types_that_the_server_does_not_make(type_: str, models: Server, bf16: Path, tmp_path: Path) -> None:
     file = write(tmp_path, f"FROM {bf16}\n{BRIEF}")
     done(models.gguffast("create", "q", "-f", file, "-q", type_.lower()))
-    assert shown(models, "q")["details"]["quantization_level"] == type_
+    has_no_name = type_ == "IQ4_XS" and not models.is_new
+    assert shown(models, "q")["details"]["quantization_level"] == ("unknown" if has_no_name else type_)
     assert "Paris" in done(models.gguffast("run", "q", stdin=QUESTION))
     assert sorted(os.listdir(models.models)) == ["blobs", "manifests"]
     # One file, which only the store has.
@@ -187,7 +188,8 @@ def test_a_terminated_create_registers_nothing(models: Server, bf16: Path, tmp_p
         pass
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate()
-    assert (process.returncode, stderr) == (1, "gguffast: interrupted; m was not registered\n")
+    assert process.returncode == 1
+    assert stderr.splitlines()[-1].startswith("gguffast: interrupted; m was not registered")
     assert names(models) == []
     assert models.blobs() == before
     assert sorted(os.listdir(models.models)) == ["blobs", "manifests"]
