@@ -77,15 +77,24 @@ INLINE void pack_twos(const uint8_t *levels, int n, uint8_t *qs) {
 
 static void quantize_Q2_0(const float *src, void *dst, size_t nrows, size_t ncols, const float *importance) {
     (void)importance;
+    enum {
+        AHEAD = 16
+    }; /* so many blocks have their scales before the first is packed: no division is waited for */
+    const size_t total = nrows * (ncols / QK_2);
     block_Q2_0 *y = dst;
-    for (size_t b = 0; b < nrows * (ncols / QK_2); b++, y++, src += QK_2) {
-        const float d = largest_magnitude(src, QK_2), scale = ternary_scale(d);
-        uint8_t levels[QK_2];
-        y->d = gf_half_from_float(d);
-        for (int i = 0; i < QK_2; i += LANES) v_store_u8(levels + i, ternary_levels(src + i, scale));
-        /* Where 1 / d is infinite, llama.cpp's conversion of infinity to an integer gives x86's least one. */
-        if (scale == 0 && d != 0) memset(levels, 0, sizeof levels);
-        pack_twos(levels, QK_2, y->qs);
+    for (size_t first = 0; first < total; first += AHEAD) {
+        const size_t count = total - first < AHEAD ? total - first : AHEAD;
+        float d[AHEAD];
+        for (size_t b = 0; b < count; b++) d[b] = largest_magnitude(src + b * QK_2, QK_2);
+        for (size_t b = 0; b < count; b++, y++, src += QK_2) {
+            const float scale = ternary_scale(d[b]);
+            uint8_t levels[QK_2];
+            y->d = gf_half_from_float(d[b]);
+            for (int i = 0; i < QK_2; i += LANES) v_store_u8(levels + i, ternary_levels(src + i, scale));
+            /* Where 1 / d is infinite, llama.cpp's conversion of infinity to an integer gives x86's least one. */
+            if (scale == 0 && d[b] != 0) memset(levels, 0, sizeof levels);
+            pack_twos(levels, QK_2, y->qs);
+        }
     }
 }
 
