@@ -121,7 +121,6 @@ _DEFAULT_TYPE: dict[str, GGMLQuantizationType] = {
 FILE_TYPES: dict[str, FileType] = {
     name: FileType(name, LlamaFileType.ALL_F32 if name == "F32" else LlamaFileType[f"MOSTLY_{name}"], type_)
     for name, type_ in _DEFAULT_TYPE.items()
-    if type_.info.has_codec
 } | {"COPY": FileType("COPY", LlamaFileType.ALL_F32, None)}
 
 #: Short names: what llama-quantize takes them for.
