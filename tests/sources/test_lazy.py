@@ -61,9 +61,8 @@ def check(tensor: LazyTensor, expected: np.ndarray) -> None:
     for first in range(tensor.n_rows):
         for count in range(1, tensor.n_rows - first + 1):
             into = memoryview(bytearray(b"\xee" * (count * tensor.row_bytes + 3)))
-            data = tensor.read_rows(first, count, into)
-            assert data.tobytes() == rows[first : first + count].tobytes()
-            assert into[-3:] == b"\xee" * 3
+            tensor.read(first * tensor.n_columns, into[:-3])
+            assert into.tobytes() == rows[first : first + count].tobytes() + b"\xee" * 3
 
 
 def numbers(*shape: int) -> np.ndarray:
@@ -244,7 +243,7 @@ WIDE = {
 
 
 def test_the_table_of_formats_is_complete() -> None:
-    assert set(WIDE) == set(DType)
+    assert set(WIDE) == set(DType) - {DType.MXFP4}  # blocks of 32, which are never widened
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=lambda dtype: dtype.name)
@@ -256,7 +255,7 @@ def test_every_format_widens_to_float32(dtype: DType) -> None:
     np.testing.assert_array_equal(stored(dtype, array).values(), expected)
 
 
-@pytest.mark.parametrize("dtype", DType, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("dtype", WIDE, ids=lambda dtype: dtype.name)
 def test_the_engine_gets_its_own_formats_untouched(dtype: DType) -> None:
     tensor = stored(dtype, WIDE[dtype][0])
     assert (widen(tensor) is tensor) == (dtype.name in ("F32", "F16", "BF16"))

@@ -34,9 +34,7 @@ def test_tensors_are_read_from_the_file_sorted_by_name(tmp_path: Path) -> None:
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(tensors[name].numpy(), array)
         assert tensors[name].shape == array.shape
-    into = memoryview(bytearray(24))
-    rows = tensors["b"].read_rows(1, 1, into)
-    assert rows == ARRAYS["b"][1].tobytes() == into[:12]
+    np.testing.assert_array_equal(tensors["b"].rows(1, 1), ARRAYS["b"][1:])
 
 
 def test_tensors_outlive_the_name_of_their_file(tmp_path: Path) -> None:
@@ -46,7 +44,7 @@ def test_tensors_outlive_the_name_of_their_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tensors["b"].numpy(), ARRAYS["b"])
 
 
-@pytest.mark.parametrize("dtype", DType, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("dtype", [d for d in DType if d is not DType.MXFP4], ids=lambda dtype: dtype.name)
 def test_every_number_format(tmp_path: Path, dtype: DType) -> None:
     data = bytes(range(2 * dtype.itemsize))
     path = write_safetensors(tmp_path / "x.safetensors", {"x": Raw(dtype.name, [2], data)})

@@ -145,12 +145,6 @@ class LazyTensor(ABC):
             Writable bytes (format ``B``), aligned for `dtype`, as long as the wanted elements.
         """
 
-    def read_rows(self, first: int, count: int, into: memoryview) -> memoryview:
-        """Fill the start of ``into`` with rows ``first`` to ``first + count - 1``, and return it."""
-        rows = into[: count * self.row_bytes]
-        self.read(first * self.n_columns, rows)
-        return rows
-
     def numpy(self) -> NDArray[Any]:
         """Return the whole tensor as stored (``dtype.storage``, ``shape``); meant for small ones."""
         return self.elements(0, self.size).reshape(self.shape)
