@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gguffast.gguf import KV, GGUFFile, GGUFValueType, Metadata, TensorInfo, Tensors
     from gguffast.hub import download, upload
     from gguffast.importer import Imported, Step, create, import_model
-    from gguffast.job import Fallback, JobOptions, Result, TypeShare
+    from gguffast.job import Fallback, JobOptions, MakeOptions, Result, TypeShare
     from gguffast.ollama.register import Created
     from gguffast.quantizer import quantize
     from gguffast.recipe.options import Override, RecipeOptions, TensorRule
@@ -58,6 +58,7 @@ __all__ = [
     "Interrupted",
     "JobOptions",
     "LlamaFileType",
+    "MakeOptions",
     "Metadata",
     "OptionError",
     "Override",
@@ -104,6 +105,7 @@ _HOMES = {
     "JobOptions": "job",
     "KV": "gguf",
     "LlamaFileType": "filetypes",
+    "MakeOptions": "job",
     "Metadata": "gguf",
     "OptionError": "errors",
     "Override": "recipe.options",

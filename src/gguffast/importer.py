@@ -13,11 +13,22 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from gguffast import hub
 from gguffast.errors import OptionError
-from gguffast.obtain import Model, Named, expand, find_model, is_copied, parse_name, scratch_folder
+from gguffast.job import MakeOptions
+from gguffast.obtain import (
+    Model,
+    Named,
+    expand,
+    find_model,
+    is_copied,
+    is_like_a_path,
+    parse_name,
+    scratch_folder,
+)
+from gguffast.recipe.options import Options, said_of_recipe, takes
 from gguffast.work import Work
 
 if TYPE_CHECKING:
@@ -81,6 +92,7 @@ class Imported:
     url: str | None
 
 
+@takes(MakeOptions)
 def import_model(
     src: str | os.PathLike[str],
     *,
@@ -94,11 +106,9 @@ def import_model(
     keep: str | os.PathLike[str] | None = None,
     host: str | None = None,
     token: str | None = None,
-    allow_requantize: bool = False,
-    threads: int | None = None,
     on_step: Callable[[Step], object] | None = None,
-    progress: Callable[[Progress], object] | None = None,
     quiet: bool = False,
+    **options: Unpack[MakeOptions],
 ) -> Imported:
     """Bring a model from the Hugging Face Hub, or from this machine, into Ollama.
 
@@ -112,7 +122,8 @@ def import_model(
     name : str
         The model's name in Ollama.
     file_type : str, int or LlamaFileType
-        As for :func:`gguffast.quantize`. A GGUF file that has the type already is used as it is.
+        As for :func:`gguffast.quantize`. A GGUF file that has the type already is used as it is, unless
+        options of the recipe are given.
     system : str, optional
         System prompt.
     parameters : mapping or iterable of (str, value)
@@ -129,15 +140,14 @@ def import_model(
         The Ollama server, as OLLAMA_HOST has it.
     token : str, optional
         Access token of the Hub.
-    allow_requantize, threads
-        As for :func:`gguffast.quantize`.
     on_step : callable, optional
         Called with a :class:`Step` when one begins.
-    progress : callable, optional
-        Called with a :class:`gguffast.engine.Progress` within a step, from any thread. An upload has the Hub
-        client's own bar.
     quiet : bool
         Show no bars of the Hub's client.
+    {options}
+    progress
+        Called with a :class:`gguffast.engine.Progress` within a step, from any thread. An upload has the Hub
+        client's own bar.
 
     Returns
     -------
@@ -167,16 +177,15 @@ def import_model(
         raise OptionError("private is for a repo to upload to; name one with `upload`")
     target = None if upload is None else hub.check_target(upload, token)
     settings = _settings(system, parameters, template)
+    say, options = _read(options)
     job = _Job(
         found,
         wanted,
-        Work(found, wanted.name, keep),
+        Work(found, wanted.name, say, keep),
+        options,
         uploads=target is not None,
         token=token,
-        allow_requantize=allow_requantize,
-        threads=threads,
         on_step=on_step,
-        progress=progress,
         quiet=quiet,
     )
     url = None
@@ -184,7 +193,7 @@ def import_model(
         path, result = job.make()
         job.begin("register", name, made=path)
         settings.set("from", str(path))
-        created = create(name, settings, client, progress=progress)
+        created = create(name, settings, client, progress=options.get("progress"))
         if target is not None:
             job.begin("upload", target, made=path)
             url = hub.upload(
@@ -194,6 +203,7 @@ def import_model(
     return Imported(name, kept, result, created, url)
 
 
+@takes(MakeOptions)
 def create(
     name: str,
     modelfile: Modelfile,
@@ -201,9 +211,8 @@ def create(
     *,
     folder: str | os.PathLike[str] = ".",
     file_type: str | int | FileType | None = None,
-    allow_requantize: bool = False,
     link: bool = True,
-    progress: Callable[[Progress], object] | None = None,
+    **options: Unpack[MakeOptions],
 ) -> Created:
     """Register with an Ollama server what a Modelfile describes.
 
@@ -222,11 +231,10 @@ def create(
         Where relative paths begin.
     file_type : str, int or LlamaFileType, optional
         As for :func:`gguffast.quantize`.
-    allow_requantize : bool
-        Quantize what is quantized already. Quality suffers.
     link : bool
         Link files into the server's store instead of sending them, where that can be done.
-    progress : callable, optional
+    {options}
+    progress
         Called with a :class:`gguffast.engine.Progress`; its ``tensor`` says what is done.
 
     Returns
@@ -249,9 +257,10 @@ def create(
 
     check_name(name)
     wanted = None if file_type is None else parse_file_type(file_type)
+    _, options = _read(options)
     check_server(modelfile, client)
     with contextlib.ExitStack() as stack:
-        maker = _Maker(wanted, allow_requantize, client, link, stack, progress)
+        maker = _Maker(wanted, client, link, stack, options)
         made = ollama.Modelfile(
             dataclasses.replace(command, value=maker.resolve(Path(folder), command.value))
             if command.name == "from"
@@ -265,9 +274,15 @@ def create(
             folder=folder,
             file_type=wanted and wanted.name,
             link=link,
-            progress=progress,
+            progress=options.get("progress"),
         )
     return dataclasses.replace(created, warnings=(*maker.warnings, *created.warnings))
+
+
+def _read(given: MakeOptions) -> tuple[Options, MakeOptions]:
+    """Check options before any work is done; what can be read but once is read, and given along."""
+    say = Options(given)
+    return say, {**given, "tensor_type": say.tensor_type, "override_kv": say.override_kv}
 
 
 class _Maker:
@@ -276,21 +291,20 @@ class _Maker:
     def __init__(
         self,
         file_type: FileType | None,
-        allow_requantize: bool,
         client: Client,
         link: bool,
         stack: contextlib.ExitStack,
-        progress: Callable[[Progress], object] | None,
+        options: MakeOptions,
     ) -> None:
         from gguffast.ollama.store import find_store
 
         self.warnings: list[str] = []
         self._type = file_type
-        self._allow_requantize = allow_requantize
+        self._options = options
         self._store = find_store() if link and client.is_local else None
         self._server_copies = client.is_before(0, 30, 0) is not True
         self._stack = stack
-        self._progress = progress
+        self._progress = options.get("progress")
 
     def resolve(self, folder: Path, source: str) -> str:
         """Give the path of the file; what is neither a path nor on the Hub stays as it is."""
@@ -299,11 +313,17 @@ class _Maker:
             return str(self._one_gguf(Named(Path(os.path.abspath(path)))))
         if _ON_THE_HUB.match(source):
             return str(self._one_gguf(Named(None, *hub.parse_repo(source))))
+        said = said_of_recipe(self._options)
+        if said and not is_like_a_path(source):
+            raise OptionError(
+                f"FROM {source} is a model of the server, which knows no `{said[0]}`; "
+                "give a GGUF file, a checkpoint folder or hf.co/OWNER/NAME"
+            )
         return source
 
     def _one_gguf(self, named: Named) -> Path:
         model = find_model(named, self._type, quiet=self._progress is None)
-        if model.is_ready(self._type) and not (
+        if model.is_ready(self._type, self._options) and not (
             self._server_copies and model.is_whole_model and not is_copied(model.path)
         ):
             return model.path
@@ -312,16 +332,12 @@ class _Maker:
         folder = scratch_folder(model.size, [self._store, model.path.parent], self._stack)
         if model.is_checkpoint:
             doing = "converting"
-        elif self._type and not model.is_of(self._type):
+        elif self._type and not model.is_ready(self._type, self._options):
             doing = f"quantizing to {self._type.name}"
         else:
             doing = "joining shards" if len(model.paths) > 1 else "copying in the server's order"
-        result = model.make(
-            folder / name,
-            self._type,
-            allow_requantize=self._allow_requantize,
-            progress=_naming(doing, self._progress),
-        )
+        options: MakeOptions = {**self._options, "progress": _naming(doing, self._progress)}
+        result = model.make(folder / name, self._type, options)
         self.warnings += result.warnings
         return result.dst
 
@@ -351,23 +367,19 @@ class _Job:
         source: Named,
         file_type: FileType,
         work: Work,
+        options: MakeOptions,
         *,
         uploads: bool,
         token: str | None,
-        allow_requantize: bool,
-        threads: int | None,
         on_step: Callable[[Step], object] | None,
-        progress: Callable[[Progress], object] | None,
         quiet: bool,
     ) -> None:
         self.work = work
         self._source = source
         self._type = file_type
         self._token = token
-        self._allow_requantize = allow_requantize
-        self._threads = threads
+        self._options = options
         self._on_step = on_step
-        self._progress = progress
         self._quiet = quiet
         self._number = 0
         self._total = 2 + (source.repo is not None) + uploads
@@ -393,28 +405,21 @@ class _Job:
             return ready, None
         if self._source.repo:
             self.begin("download", self._source.label)
+        progress = self._options.get("progress")
         return self._make(
-            find_model(
-                self._source, self._type, token=self._token, quiet=self._quiet, progress=self._progress
-            )
+            find_model(self._source, self._type, token=self._token, quiet=self._quiet, progress=progress)
         )
 
     def _make(self, model: Model) -> tuple[Path, Result | None]:
         name = model.name if model.is_checkpoint else model.path.name
         action = "convert" if model.is_checkpoint else "quantize"
-        if model.is_ready(self._type):
+        if model.is_ready(self._type, self._options):
             self.begin(action, f"{name} is {self._type.name} already", done=True)
             return model.path, None
         self.begin(action, f"{name} to {self._type.name}")
         output = self.work.output(model.file_name(self._type))
         with self.work.noting(output, model.paths):
-            result = model.make(
-                output,
-                self._type,
-                threads=self._threads,
-                allow_requantize=self._allow_requantize,
-                progress=self._progress,
-            )
+            result = model.make(output, self._type, self._options)
         return output, result
 
 

@@ -31,16 +31,21 @@ if TYPE_CHECKING:
     from gguffast.imatrix import ImportanceMatrix
 
 
-class JobOptions(RecipeOptions, total=False):
+class MakeOptions(RecipeOptions, total=False):
     """The recipe's options, and how the work is done."""
 
     threads: Annotated[
         int | None, Option("number of threads (default: the CPUs this process may use)", "N", int)
     ]
-    force: Annotated[bool, Option("replace an output that exists; it stands until the new one is complete")]
-    dry_run: Annotated[bool, Option("show the resulting size, write nothing")]
     progress: Callable[[Progress], object] | None
     """Called about ten times a second, from the calling thread. What it raises stops the work."""
+
+
+class JobOptions(MakeOptions, total=False):
+    """What can be said where the output is named, too."""
+
+    force: Annotated[bool, Option("replace an output that exists; it stands until the new one is complete")]
+    dry_run: Annotated[bool, Option("show the resulting size, write nothing")]
 
 
 @dataclass(frozen=True, slots=True)

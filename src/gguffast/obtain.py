@@ -17,17 +17,18 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from gguffast import hub
 from gguffast.errors import FileError, OptionError
 from gguffast.hub.select import gguf_models, some
+from gguffast.recipe.options import said_of_recipe
 
 if TYPE_CHECKING:
     from gguffast.conversion.options import ConvertOptions
     from gguffast.engine import Progress
     from gguffast.filetypes import FileType
-    from gguffast.job import Result
+    from gguffast.job import MakeOptions, Result
 
 _LIKE_A_PATH = re.compile(r"[./~\\]|[^:]*\.(?:gguf|bin|safetensors)$", re.IGNORECASE)
 
@@ -70,9 +71,14 @@ def parse_name(source: str | os.PathLike[str]) -> Named:
     path = expand(text)
     if path.exists():
         return Named(Path(os.path.abspath(path)))
-    if isinstance(source, os.PathLike) or _LIKE_A_PATH.match(text):
+    if isinstance(source, os.PathLike) or is_like_a_path(text):
         raise FileError(f"{text}: there is no such file or folder; give one, or a Hub repo as owner/name")
     return Named(None, *hub.parse_repo(text))
+
+
+def is_like_a_path(text: str) -> bool:
+    """Tell whether nothing but a path can be meant."""
+    return _LIKE_A_PATH.match(text) is not None
 
 
 def expand(text: str) -> Path:
@@ -127,9 +133,10 @@ class Model:
             return False
         return file_type is None or not self.is_whole_model or self.file_type == file_type.number
 
-    def is_ready(self, file_type: FileType | None) -> bool:
-        """Tell whether the model is one GGUF file of the type already."""
-        return self.is_of(file_type) and len(self.paths) == 1
+    def is_ready(self, file_type: FileType | None, options: MakeOptions) -> bool:
+        """Tell whether the model is one GGUF file of the type already, and nothing else is wanted of it."""
+        wanted = self.is_whole_model and said_of_recipe(options)
+        return self.is_of(file_type) and len(self.paths) == 1 and not wanted
 
     def file_name(self, file_type: FileType) -> str:
         """Name the file of a type that is made of it."""
@@ -139,15 +146,7 @@ class Model:
             return f"{self.name}-{file_type.name}.gguf"
         return default_output(self.path, file_type.name).name
 
-    def make(
-        self,
-        output: Path,
-        file_type: FileType | None,
-        *,
-        threads: int | None = None,
-        allow_requantize: bool = False,
-        progress: Callable[[Progress], object] | None = None,
-    ) -> Result:
+    def make(self, output: Path, file_type: FileType | None, options: MakeOptions) -> Result:
         """Make one GGUF file of a type; see :func:`gguffast.convert` and :func:`gguffast.quantize`.
 
         It is as :func:`is_copied` wants it.
@@ -158,26 +157,23 @@ class Model:
             Is replaced if it exists.
         file_type : FileType, optional
             By default, the type that the model has.
-        threads, allow_requantize, progress
-            As there.
+        options : MakeOptions
+            As there; those of the recipe are for whole models.
         """
         if self.is_checkpoint:
             return self._convert(
                 output,
                 file_type.name if file_type else "auto",
-                {"threads": threads, "progress": progress, "force": True},
+                cast("ConvertOptions", {**options, "force": True}),
             )
+        from gguffast.filetypes import FILE_TYPES
         from gguffast.quantizer import quantize
 
-        return quantize(
-            self.path,
-            output,
-            "COPY" if file_type is None or self.is_of(file_type) else file_type,
-            threads=threads,
-            allow_requantize=allow_requantize,
-            progress=progress,
-            force=True,
-        )
+        if not self.is_whole_model:
+            options = {"threads": options.get("threads"), "progress": options.get("progress")}
+        if file_type is None or (self.is_of(file_type) and not said_of_recipe(options)):
+            file_type = FILE_TYPES["COPY"]
+        return quantize(self.path, output, file_type, **options, force=True)
 
     def _convert(self, output: Path, file_type: str, options: ConvertOptions) -> Result:
         from gguffast.conversion import converter

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +17,35 @@ from gguffast.documents import read_json
 from gguffast.errors import FileError
 from gguffast.files import cache_folder
 from gguffast.obtain import Named
+from gguffast.recipe.options import Options
 
 # What a note raises that is none of ours, or was damaged: then there is no former import.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class Work:
-    """The work folder of one source and type.
+    """The work folder of one source, type and recipe.
 
     Parameters
     ----------
     source : Named
     file_type : str
+    options : Options
+        What else decides the file.
     keep : path-like, optional
         Folder in which the file stays; by default one in the cache, which is removed in the end.
     """
 
-    def __init__(self, source: Named, file_type: str, keep: str | os.PathLike[str] | None) -> None:
+    def __init__(
+        self, source: Named, file_type: str, options: Options, keep: str | os.PathLike[str] | None
+    ) -> None:
         self._source = source
         self._type = file_type
+        self._options = [Path(os.path.abspath(path)) for path in options.files]
         self._keep = keep is not None
-        key = hashlib.sha256(f"{source.label}\n{file_type}".encode("utf-8", "surrogateescape")).hexdigest()[
-            :16
-        ]
+        # A path of an importance matrix, too, since it becomes metadata as it is given.
+        said = "\n".join(filter(None, [source.label, file_type, options.key]))
+        key = hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         self._folder = cache_folder() / "imports" / key if keep is None else Path(os.path.abspath(keep))
         self._note = self._folder / f".gguffast-{key}.json"
         place = self._folder.parent if keep is None else self._folder
@@ -97,7 +103,8 @@ class Work:
         try:
             note = read_json(self._note)
             path = self._folder / Path(note["output"]).name
-            if _stamp(path) != note["made"] or not self._is_unchanged(note, token):
+            same = _stamp(path) == note["made"] and _stamps(self._options) == note["options"]
+            if not same or not self._is_unchanged(note, token):
                 return None
         except _UNREADABLE:
             return None
@@ -118,7 +125,8 @@ class Work:
             raise FileError(f"cannot make the folder {self._folder}: {error.strerror}") from error
         if path.exists() and self._named_output() != name:
             raise FileError(
-                f"{path} already exists and is not from a former import; move it, or keep elsewhere"
+                f"{path} already exists and is not from a former import with the same options; "
+                "move it, or keep elsewhere"
             )
         return path
 
@@ -129,7 +137,8 @@ class Work:
             "source": self._source.label,
             "type": self._type,
             "output": output.name,
-            "inputs": {str(path): _stamp(path) for path in inputs},
+            "inputs": _stamps(inputs),
+            "options": _stamps(self._options),
             "commit": _commit(inputs[0]) if self._source.repo else None,
         }
         return _Noting(self._note, output, note)
@@ -173,6 +182,10 @@ def _commit(path: Path) -> str | None:
     """Commit of a file in the Hub client's cache, where it lies in ``snapshots/COMMIT``."""
     folders = dict(zip(path.parts, path.parts[1:], strict=False))
     return folders.get("snapshots")
+
+
+def _stamps(paths: Iterable[Path]) -> dict[str, list[int]]:
+    return {str(path): _stamp(path) for path in paths}
 
 
 def _stamp(path: Path) -> list[int]:

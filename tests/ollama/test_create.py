@@ -163,6 +163,16 @@ def test_quantizing_and_joining_leave_nothing_behind(client: Client, stub: Stub,
     assert sorted(os.listdir(tmp_path)) == ["expected.gguf", "in.gguf"]
 
 
+def test_a_recipe_is_followed(client: Client, stub: Stub, tmp_path: Path) -> None:
+    source = GGUF / "llama-wide-f16.gguf"
+    options = {"tensor_type": [("attn", "q8_0")], "override_kv": {"general.name": "Other"}, "pure": True}
+    make(client, f"FROM {source}", tmp_path, file_type="Q4_0", **options)
+    made = gguffast.quantize(source, tmp_path / "expected.gguf", "Q4_0", **options).dst  # type: ignore[arg-type]
+    assert list(stub.blobs) == [f"sha256:{hashlib.sha256(made.read_bytes()).hexdigest()}"]
+    with pytest.raises(TypeError, match="create\\(\\) has no argument 'purr'; did you mean pure"):
+        make(client, f"FROM {source}", tmp_path, purr=True)
+
+
 def test_a_projector_is_not_quantized(client: Client, stub: Stub, tmp_path: Path) -> None:
     pairs = [
         kv("general.architecture", "clip", GGUFValueType.STRING),
@@ -290,6 +300,8 @@ def test_a_model_of_the_server(client: Client, stub: Stub, tmp_path: Path) -> No
     }
     with pytest.raises(OptionError, match="the server, which quantizes its own only to F32"):
         make(client, "FROM llama3.2:1b", tmp_path, file_type="Q6_K")
+    with pytest.raises(OptionError, match="the server, which knows no `pure`"):
+        make(client, "FROM llama3.2:1b", tmp_path, pure=True)
     with pytest.raises(OptionError, match="names both a model of the server, base, and"):
         make(client, f"FROM base\nFROM {gguf(tmp_path / 'a.gguf')}", tmp_path)
 

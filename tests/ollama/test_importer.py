@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -171,6 +172,63 @@ def test_a_gguf_file(run, tmp_path, stub):
     done = run("import", made, "--as", "gemma", "-q", "Q8_0", "--keep", "out")
     assert "--allow-requantize" in done.stderr
     assert run(*again(done), "--allow-requantize").returncode == 0
+
+
+def test_a_file_of_another_recipe_is_made_anew(run, tmp_path):
+    def imported(*options):
+        done = run("import", GEMMA, "--as", "gemma", "-q", "Q4_0", *options, OLLAMA_HOST=NOWHERE)
+        assert "step 2 of 2 (register): no Ollama server answers" in done.stderr, done
+        return "done before" in steps(done)[0], Path(re.search(r"is ready, (\S+\.gguf)", done.stderr)[1])
+
+    rules = tmp_path / "rules"
+    rules.write_text("ffn_up=q8_0")
+    said = f"--tensor-type attn_v=q6_K --tensor-type-file {rules} --override-kv a.b=int:7 --pure".split()
+    before, path = imported(*said)
+    assert not before
+    options = {"tensor_type": [("attn_v", "q6_k"), rules], "override_kv": {"a.b": 7}, "pure": True}
+    same = gguffast.quantize(GEMMA, tmp_path / "same.gguf", "Q4_0", **options).dst
+    assert path.read_bytes() == same.read_bytes()
+    assert imported(*said) == (True, path)
+    assert imported() != (True, path)
+    assert imported(*said[:-1])[0] is False
+    rules.write_text("ffn_up=q5_0")
+    assert imported(*said)[0] is False
+    # An importance matrix is its path, which becomes metadata, its size and its time.
+    matrix = tmp_path / "imatrix.dat"
+    with GGUFFile(GEMMA) as model:
+        shapes = {tensor.name: tensor.ne[0] for tensor in model.tensors}
+    entries = [(name.encode(), n) for name, n in shapes.items() if "attn_q." in name or "ffn_down." in name]
+    with open(matrix, "wb") as file:
+        file.write(struct.pack("<i", len(entries)))
+        for name, n in entries:
+            file.write(struct.pack(f"<i{len(name)}sii{n}f", len(name), name, 1, n, *range(n)))
+    said = ["--imatrix", matrix, "--exclude-weights", "ffn_down"]
+    assert [imported(*said)[0], imported(*said)[0], imported(*said[:2])[0]] == [False, True, False]
+    os.utime(matrix, (1, 1))
+    assert [imported(*said)[0], imported(*said)[0]] == [False, True]
+
+
+def test_a_kept_file_of_another_recipe_stays(run, tmp_path):
+    command = ["import", GEMMA, "--as", "gemma", "-q", "Q8_0", "--keep", "out"]
+    assert run(*command).returncode == 0
+    (kept,) = (tmp_path / "out").glob("*.gguf")
+    before = kept.read_bytes()
+    done = run(*command, "--output-tensor-type", "q4_0")
+    assert "already exists and is not from a former import with the same options; move it" in done.stderr
+    assert kept.read_bytes() == before
+
+
+def test_a_ready_file_with_a_recipe(run, stub, tmp_path):
+    path = gguffast.quantize(GEMMA, tmp_path / "m-q8_0.gguf", "Q8_0").dst
+    done = run(
+        "import", path, "--as", "m", "-q", "Q8_0", "--keep", "out", "--override-kv", "general.name=str:Other"
+    )
+    assert done.returncode == 0, done
+    with GGUFFile(next((tmp_path / "out").glob("*.gguf"))) as file:
+        assert file.metadata["general.name"] == "Other"
+    done = run("import", path, "--as", "m", "-q", "Q8_0", "--token-embedding-type", "q4_0")
+    assert "is quantized already (Q8_0) and would become Q4_0" in done.stderr
+    assert again(done)[-2:] == ["--token-embedding-type", "q4_0"]
 
 
 def test_one_gguf_of_many_on_the_hub(hub, run, tmp_path):

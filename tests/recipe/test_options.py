@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gguffast.cli import main
+from gguffast.conversion.options import ConvertOptions
 from gguffast.errors import GGUFFastError, OptionError
 from gguffast.filetypes import FileType, parse_file_type
-from gguffast.job import JobOptions
+from gguffast.job import JobOptions, MakeOptions
 from gguffast.recipe.metadata import output_kvs
 from gguffast.recipe.options import (
     Options,
@@ -27,6 +28,7 @@ from gguffast.recipe.options import (
     parse_tensor_rule,
     read_tensor_rules,
 )
+from gguffast.types import GGMLQuantizationType
 
 # Arguments as a shell hands them over: bytes, of which Python makes surrogates where they are no UTF-8.
 words = st.one_of(
@@ -104,9 +106,28 @@ def test_what_is_listed_is_what_is_read() -> None:
     assert set(re.findall(r'given\.get\(\s*"(\w+)"', source)) == RecipeOptions.__annotations__.keys()
 
 
-@pytest.mark.parametrize("command", ["quantize", "convert"])
-def test_the_command_line_has_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_key_is_that_of_what_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "rules"
+    path.write_text("a=q5_0")
+    same: list[RecipeOptions] = [
+        {"tensor_type": [path], "output_tensor_type": "q4_0", "pure": True, "override_kv": {"a": 1}},
+        {"tensor_type": iter([("A", "Q5_0")]), "output_tensor_type": GGMLQuantizationType.Q4_0, "pure": True,
+         "override_kv": [Override("a", 1)], "allow_requantize": True, "leave_output_tensor": False},
+    ]  # fmt: skip
+    keys = [Options(given).key for given in same]
+    assert keys[0] == keys[1] != ""
+    assert Options({**same[0], "override_kv": {"a": True}}).key != keys[0]
+    assert Options({"allow_requantize": True, "pure": False, "tensor_type": []}).key == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [("quantize", JobOptions), ("convert", ConvertOptions), ("import", MakeOptions), ("create", MakeOptions)],
+)
+def test_the_command_line_has_every_option(
+    command: str, kind: type, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
-    for name in options_in(JobOptions):
+    for name in options_in(kind):
         assert f"--{name.replace('_', '-')}" in text

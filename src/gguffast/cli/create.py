@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gguffast.cli.options import add_host, list_types
+from gguffast.cli.options import add_host, add_make_options, list_types, options_of
 from gguffast.cli.transfer import ending_at_once
 from gguffast.errors import FileError
 
@@ -31,7 +31,6 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
     add("name", metavar="NAME", help="the model's name: my-model or my-model:tag")
     add("-f", "--file", metavar="FILE", default="Modelfile", help="the Modelfile (default: ./Modelfile)")
     add("-q", "--quantize", dest="file_type", metavar="TYPE", help="quantize to this type, any of the list")
-    add("--allow-requantize", action="store_true", help="also quantize what is quantized already")
     add(
         "--no-link",
         action="store_true",
@@ -40,12 +39,14 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
     )
     add_host(parser)
     add("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_options = add_make_options
 
 
 def run(args: argparse.Namespace) -> int:
     """Create the model and say what was done."""
     from gguffast.cli.terminal import show_progress
     from gguffast.importer import create
+    from gguffast.job import MakeOptions
     from gguffast.ollama import Client, Modelfile
 
     path = Path(args.file)
@@ -65,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
             client,
             folder=path.parent,
             file_type=args.file_type,
-            allow_requantize=args.allow_requantize,
             link=not args.no_link,
             progress=progress,
+            **options_of(args, MakeOptions),
         )
     if not args.quiet:
         report(created)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gguffast.cli.options import add_host, list_types
+from gguffast.cli.options import add_host, add_make_options, list_types, options_of, words_of
 from gguffast.cli.transfer import add_token_option, ending_at_once
 from gguffast.errors import FileError, GGUFFastError, OptionError
 
@@ -55,18 +55,16 @@ def add_parser(commands: argparse._SubParsersAction[CommandParser]) -> None:
     add("--upload", metavar="REPO", help="upload the GGUF file to this Hub repo, created if need be")
     add("--private", action="store_true", help="create that repo as a private one")
     add("--keep", metavar="DIR", help="keep the GGUF file in this folder (default: only until all is done)")
-    add(
-        "--allow-requantize", action="store_true", help="quantize what is quantized already (quality suffers)"
-    )
-    add("--threads", metavar="N", type=int, help="number of threads (default: the CPUs this process may use)")
     add_host(parser)
     add_token_option(parser)
     add("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_options = add_make_options
 
 
 def run(args: argparse.Namespace) -> int:
     """Import and say what became of the model."""
     from gguffast.importer import import_model
+    from gguffast.job import MakeOptions
     from gguffast.ollama.modelfile import parse_parameter
 
     parameters = [parse_parameter(text) for text in args.param]
@@ -86,11 +84,10 @@ def run(args: argparse.Namespace) -> int:
                 keep=args.keep,
                 host=args.host,
                 token=args.token,
-                allow_requantize=args.allow_requantize,
-                threads=args.threads,
                 on_step=display.begin,
                 progress=display.progress,
                 quiet=args.quiet or not sys.stderr.isatty(),
+                **options_of(args, MakeOptions),
             )
         except GGUFFastError as error:
             if display.step is None or not display.step.number or isinstance(error, OptionError):
@@ -108,8 +105,10 @@ def _stopped(step: Step, error: GGUFFastError, again: str) -> str:
 
 def _command(args: argparse.Namespace) -> str:
     """Give the command line again, without token and password, which others may see on the screen."""
+    from gguffast.job import MakeOptions
+
     words = ["gguffast", "import", args.source, "--as", args.name, "-q", args.file_type]
-    for option in ("system", "template", "upload", "keep", "threads", "host"):
+    for option in ("system", "template", "upload", "keep", "host"):
         value = getattr(args, option)
         if option == "host" and value:
             value = re.sub(r"^(\w+://)?[^/]*@", r"\1USER:PASSWORD@", value)
@@ -117,9 +116,10 @@ def _command(args: argparse.Namespace) -> str:
             words += [f"--{option}", str(value)]
     for text in args.param:
         words += ["--param", text]
-    for option in ("private", "allow_requantize", "quiet"):
+    words += words_of(args, MakeOptions)
+    for option in ("private", "quiet"):
         if getattr(args, option):
-            words.append(f"--{option.replace('_', '-')}")
+            words.append(f"--{option}")
     return shlex.join(words)
 
 

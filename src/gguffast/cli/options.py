@@ -31,6 +31,13 @@ def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
         parser.add_argument(flag, metavar=option.metavar, help=option.help + again, **rest)
 
 
+def add_make_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what can be said where a GGUF file is made on the way."""
+    from gguffast.job import MakeOptions
+
+    add_options(parser, MakeOptions)
+
+
 def options_of(args: argparse.Namespace, kind: type) -> dict[str, Any]:
     """Give what was said of the options that :func:`add_options` declared, as keyword arguments."""
     from gguffast.recipe.options import options_in
@@ -43,6 +50,22 @@ def options_of(args: argparse.Namespace, kind: type) -> dict[str, Any]:
                 value = [item if isinstance(item, Path) else option.read(item) for item in value]
             given[name] = option.read(value) if isinstance(value, str) else value
     return given
+
+
+def words_of(args: argparse.Namespace, kind: type) -> list[str]:
+    """Say the options again that :func:`add_options` declared, as words of a command line."""
+    from gguffast.recipe.options import options_in
+
+    words = []
+    for name in options_in(kind):
+        flag = f"--{name.replace('_', '-')}"
+        given = getattr(args, name, [])
+        for value in given if isinstance(given, list) else [given]:
+            if value is True:
+                words.append(flag)
+            else:
+                words += [f"{flag}-file" if isinstance(value, Path) else flag, str(value)]
+    return words
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:

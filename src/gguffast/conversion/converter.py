@@ -24,7 +24,7 @@ from gguffast.filetypes import FILE_TYPES, FileType, LlamaFileType, parse_file_t
 from gguffast.gguf import KV, GGUFValueType, kv
 from gguffast.job import Job, Result, Worker, quantization
 from gguffast.recipe.choose import Choice
-from gguffast.recipe.options import Options, RecipeOptions, options_in, takes
+from gguffast.recipe.options import Options, said_of_recipe, takes
 from gguffast.sources import SourceTensor
 from gguffast.sources.checkpoint import Checkpoint, guess_dtype, open_checkpoint
 from gguffast.sources.lazy import DType, LazyTensor, as_source, to_f32
@@ -165,9 +165,7 @@ def _limits(options: ConvertOptions) -> tuple[int, int]:
 
 
 def _check_no_recipe(options: ConvertOptions) -> None:
-    # A checkpoint's tensors are not quantized, whatever they were before: there is nothing to allow.
-    names = options_in(RecipeOptions).keys() - {"allow_requantize"}
-    given = [f"`{name}`" for name, value in options.items() if name in names and value]
+    given = [f"`{name}`" for name in said_of_recipe(options)]
     if given:
         raise OptionError(f"{' and '.join(given)} need a quantized `file_type`, for example q4_k_m")
 

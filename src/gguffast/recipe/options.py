@@ -9,6 +9,7 @@ says what it is by default and checks what is given.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import struct
@@ -151,6 +152,8 @@ class Options:
         Importances of the weights that are to have some.
     files : list of Path
         What was read.
+    key : str
+        The same for options that say the same; empty if they say nothing about what the output is.
     """
 
     def __init__(self, given: RecipeOptions | None = None) -> None:
@@ -166,6 +169,18 @@ class Options:
         self.imatrix = self._matrix(
             given.get("imatrix"), given.get("include_weights", ()), given.get("exclude_weights", ())
         )
+        self.key = self._key(given)
+
+    def _key(self, given: RecipeOptions) -> str:
+        # What can be read but once, and what stands in files of rules, as it was read.
+        read = {
+            "tensor_type": [(rule.pattern.pattern, rule.type.name) for rule in self.tensor_type],
+            "override_kv": self.override_kv,
+            "output_tensor_type": self.output_tensor_type and self.output_tensor_type.name,
+            "token_embedding_type": self.token_embedding_type and self.token_embedding_type.name,
+        }
+        said = {name: read.get(name, given.get(name)) for name in said_of_recipe(given)}
+        return json.dumps(said, sort_keys=True, default=str) if said else ""
 
     def _rules(
         self, given: Iterable[TensorRule | tuple[str, str | GGMLQuantizationType] | os.PathLike[str]]
@@ -203,6 +218,12 @@ def options_in(kind: type) -> dict[str, Option]:
     return {
         name: extra for name, hint in hints.items() for extra in get_args(hint) if isinstance(extra, Option)
     }
+
+
+def said_of_recipe(given: Mapping[str, Any]) -> list[str]:
+    """Name the options that were given and decide what the output is; a permission does not."""
+    names = RecipeOptions.__annotations__.keys() - {"allow_requantize"}
+    return [name for name, value in given.items() if name in names and value]
 
 
 def takes(kind: type) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
