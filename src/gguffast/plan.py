@@ -76,7 +76,8 @@ class Plan:
 def make_plan(kvs: Sequence[KV], targets: Iterable[Target], *, keep_dims: bool = False) -> Plan:
     """Lay out a GGUF file.
 
-    llama.cpp drops dimensions of 1 at a shape's end, as this does; its converter (`keep_dims`) does not.
+    llama.cpp drops dimensions of 1 at a shape's end, as this does; its converter (`keep_dims`) does not, and
+    its file without tensors, a vocabulary alone, ends where its metadata end.
 
     Every tensor is padded to the alignment, the last one too, as llama.cpp does. The alignment is the one
     that ``kvs`` states, 32 without a statement. (llama-quantize keeps such a statement but aligns to 32 all
@@ -91,7 +92,7 @@ def make_plan(kvs: Sequence[KV], targets: Iterable[Target], *, keep_dims: bool =
         end += -(-target.nbytes // alignment) * alignment
     shapes = [t.source.ne if keep_dims else _significant(t.source.ne) for t in targets]
     infos = [(t.source.name, ne, t.type, o) for t, ne, o in zip(targets, shapes, offsets, strict=True)]
-    header = serialize_header(kvs, infos, alignment)
+    header = serialize_header(kvs, infos, 1 if keep_dims and not infos else alignment)
     tensors = tuple(PlannedTensor(t, len(header) + o) for t, o in zip(targets, offsets, strict=True))
     return Plan(header, tensors, len(header) + end)
 

@@ -107,6 +107,12 @@ NEXTN: dict[str, Rule | None] = {
     "model.layers.{i}.enorm": norm("blk.{i}.nextn.enorm")._replace(when=is_nextn),
     "model.layers.{i}.hnorm": norm("blk.{i}.nextn.hnorm")._replace(when=is_nextn),
     "model.layers.{i}.shared_head.norm": norm("blk.{i}.nextn.shared_head_norm")._replace(when=is_nextn),
+    "model.layers.{i}.embed_tokens": Rule(
+        "blk.{i}.nextn.embed_tokens", (VOCABULARY, HIDDEN), optional=True, when=is_nextn
+    ),
+    "model.layers.{i}.shared_head.head": Rule(
+        "blk.{i}.nextn.shared_head_head", (VOCABULARY, HIDDEN), optional=True, when=is_nextn
+    ),
 }
 """What a layer for multi-token prediction has besides those of a layer."""
 

@@ -17,6 +17,16 @@ from gguffast.sources import lazy
 from gguffast.sources.lazy import LazyTensor
 
 
+def per_head(heads: Size) -> Step:
+    """See the rows of a matrix as a stack of matrices, one for each head."""
+
+    def step(tensor: LazyTensor, h: Hparams) -> LazyTensor:
+        rows, columns = tensor.shape
+        return lazy.reshape(tensor, (heads(h), rows // heads(h), columns))
+
+    return step
+
+
 def plus_one(tensor: LazyTensor, h: Hparams) -> LazyTensor:
     """Add 1: norms that are stored as offsets from it."""
     return lazy.map_f32(tensor, lambda values: values + np.float32(1))

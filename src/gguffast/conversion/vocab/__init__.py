@@ -33,6 +33,7 @@ def load_vocab(
     space_prefix: bool | None = None,
     add_bos: bool | None = None,
     special_ids: Iterable[tuple[str, int]] = (),
+    special_texts: Iterable[tuple[str, str]] = (),
     literal_added_tokens: bool = False,
 ) -> Vocab:
     """Read the tokenizer of the checkpoint in `directory`.
@@ -59,6 +60,8 @@ def load_vocab(
         False).
     special_ids : iterable of (name, id)
         Special ids that the architecture knows and no file says, e.g. ``[("eot", 107)]``.
+    special_texts : iterable of (name, text)
+        Added tokens with a role that the architecture knows; what a file says counts more. For ``bpe`` alone.
     literal_added_tokens : bool
         Phi-3: SentencePiece added tokens are taken as they stand, and tokenizer.json's list counts as well.
 
@@ -89,7 +92,7 @@ def load_vocab(
         case "gemma4":
             vocab = spm_json.load_gemma4(files, size)
         case _:
-            vocab = bpe.load(files, size, pre)
+            vocab = bpe.load(files, size, pre, special_texts)
     prefix = files.json("tokenizer_config.json").get("add_prefix_space")
     if config_space_prefix and kind != "tekken" and isinstance(prefix, bool):
         vocab.kvs.insert(0, flag_entry("add_space_prefix", prefix))

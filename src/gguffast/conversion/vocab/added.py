@@ -87,9 +87,21 @@ def _add(
     found[number] = AddedToken(text, special, normalized=token.get("normalized", not special) is True)
 
 
+# What classes of transformers call their tokens where tokenizer_config.json does not say; null there is none.
+_GPT2 = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
+_CLASS_ROLES = {
+    "LlamaTokenizer": {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
+    "GPT2Tokenizer": _GPT2,
+    "GPTNeoXTokenizer": _GPT2,
+    "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"),
+    "GemmaTokenizer": {f"{role}_token": f"<{role}>" for role in ("unk", "bos", "eos", "pad")},
+}
+
+
 def special_names(files: Files) -> list[str]:
     """Texts of the tokens with a role: bos, eos, …, additional ones, the model's own, in this order."""
-    roles = dict(files.json("tokenizer_config.json"))
+    config = files.json("tokenizer_config.json")
+    roles = _CLASS_ROLES.get(str(config.get("tokenizer_class")).removesuffix("Fast"), {}) | config
     if "added_tokens_decoder" not in roles:
         roles.update(files.json("special_tokens_map.json"))
     named = [roles.get(f"{kind}_token") for kind in KINDS]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ...documents import short, shown
@@ -17,7 +17,7 @@ NAME = "tokenizer.json"
 _MAX_STEPS = 64
 
 
-def load(files: Files, size: int | None, pre: str | None) -> Vocab:
+def load(files: Files, size: int | None, pre: str | None, roles: Iterable[tuple[str, str]] = ()) -> Vocab:
     """Read a byte-level BPE tokenizer.
 
     Parameters
@@ -28,6 +28,8 @@ def load(files: Files, size: int | None, pre: str | None) -> Vocab:
         Rows of the embedding; ids that no token has become ``[PADid]``. None: as many as there are tokens.
     pre : str, optional
         Name of the pre-tokenizer; None recognises it.
+    roles : iterable of (name, text)
+        Added tokens that have a role, if no file gives it to another.
 
     Raises
     ------
@@ -44,10 +46,12 @@ def load(files: Files, size: int | None, pre: str | None) -> Vocab:
     name = pre or recognise(files, vocab)
     merges = model_merges(files, model)
     warnings: list[str] = []
+    ids = {token.text: number for number, token in added.items()}
+    known = {role: ids[text] for role, text in roles if text in ids}
     entries = [
         *table.entries(str(files.path(NAME)), "gpt2", name),
         Entry("tokenizer.ggml.merges", merges, "ARRAY/STRING"),
-        *special_entries(files, None, warnings),
+        *special_entries(files, None, warnings, known),
     ]
     return Vocab(entries, len(table), warnings)
 

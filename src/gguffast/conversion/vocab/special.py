@@ -8,7 +8,7 @@ adds, config.json fills the gaps with plain ids.
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .files import Files, as_dict, content, dicts
@@ -39,7 +39,9 @@ def flag_entry(name: str, value: bool) -> Entry:
     return Entry(f"tokenizer.ggml.{name}", value, "BOOL")
 
 
-def special_entries(files: Files, size: int | None, warnings: list[str]) -> list[Entry]:
+def special_entries(
+    files: Files, size: int | None, warnings: list[str], known: Mapping[str, int] | None = None
+) -> list[Entry]:
     """Collect special ids, flags, templates and normalizer switches.
 
     Parameters
@@ -50,13 +52,16 @@ def special_entries(files: Files, size: int | None, warnings: list[str]) -> list
         Ids from here on are left out with a warning; None (byte-level BPE) writes them as they are.
     warnings : list of str
         Receives the warnings.
+    known : mapping of str to int, optional
+        Ids by kind that fill what the files leave open.
 
     Returns
     -------
     list of Entry
     """
     reader = _Reader(files, size, warnings)
-    ids = [id_entry(kind, token) for kind, token in reader.ids.items() if kind in _ID_KEYS]
+    found = reader.ids | {kind: token for kind, token in (known or {}).items() if kind not in reader.ids}
+    ids = [id_entry(kind, token) for kind, token in found.items() if kind in _ID_KEYS]
     flags = [
         flag_entry(f"add_{kind}_token", value) for kind, value in reader.flags.items() if kind in _FLAG_KINDS
     ]
