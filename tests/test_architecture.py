@@ -31,7 +31,7 @@ recipe
 plan
 engine output
 job
-quantizer conversion
+quantizer conversion splitter
 hub ollama demo
 obtain
 work

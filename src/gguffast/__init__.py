@@ -32,10 +32,19 @@ if TYPE_CHECKING:
     from gguffast.gguf import KV, GGUFFile, GGUFValueType, Metadata, TensorInfo, Tensors
     from gguffast.hub import download, upload
     from gguffast.importer import Imported, Step, create, import_model
-    from gguffast.job import Fallback, JobOptions, MakeOptions, Result, TypeShare
+    from gguffast.job import (
+        Fallback,
+        JobOptions,
+        MakeOptions,
+        Result,
+        ShardLimits,
+        TypeShare,
+        WorkOptions,
+    )
     from gguffast.ollama.register import Created
     from gguffast.quantizer import quantize
     from gguffast.recipe.options import Override, RecipeOptions, TensorRule
+    from gguffast.splitter import SplitOptions, merge, split
     from gguffast.types import GGMLQuantizationType, TypeInfo
 
 __version__ = "0.1.0"
@@ -66,21 +75,26 @@ __all__ = [
     "RecipeOptions",
     "Result",
     "ServerError",
+    "ShardLimits",
+    "SplitOptions",
     "Step",
     "TensorInfo",
     "TensorRule",
     "Tensors",
     "TypeInfo",
     "TypeShare",
+    "WorkOptions",
     "__version__",
     "convert",
     "create",
     "download",
     "import_model",
+    "merge",
     "ollama",
     "quantize",
     "quants",
     "set_target",
+    "split",
     "target",
     "targets",
     "upload",
@@ -113,18 +127,23 @@ _HOMES = {
     "RecipeOptions": "recipe.options",
     "Result": "job",
     "ServerError": "errors",
+    "ShardLimits": "job",
+    "SplitOptions": "splitter",
     "Step": "importer",
     "TensorInfo": "gguf",
     "TensorRule": "recipe.options",
     "Tensors": "gguf",
     "TypeInfo": "types",
     "TypeShare": "job",
+    "WorkOptions": "job",
     "convert": "conversion.converter",
     "create": "importer",
     "download": "hub",
     "import_model": "importer",
+    "merge": "splitter",
     "quantize": "quantizer",
     "set_target": "_core",
+    "split": "splitter",
     "target": "_core",
     "targets": "_core",
     "upload": "hub",

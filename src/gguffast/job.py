@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 from gguffast import engine
 from gguffast.engine import Progress
 from gguffast.errors import DataError, FileError, FormatError, OptionError
+from gguffast.files import parse_size
 from gguffast.filetypes import FileType
 from gguffast.output import Output, check_output
 from gguffast.plan import Plan, Target, plan_files
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
     from gguffast.imatrix import ImportanceMatrix
 
 
-class MakeOptions(RecipeOptions, total=False):
-    """The recipe's options, and how the work is done."""
-
+class _Running(TypedDict, total=False):
     threads: Annotated[
         int | None, Option("number of threads (default: the CPUs this process may use)", "N", int)
     ]
@@ -41,11 +40,37 @@ class MakeOptions(RecipeOptions, total=False):
     """Called about ten times a second, from the calling thread. What it raises stops the work."""
 
 
-class JobOptions(MakeOptions, total=False):
-    """What can be said where the output is named, too."""
+class MakeOptions(RecipeOptions, _Running, total=False):
+    """The recipe's options, and how the work is done."""
+
+
+class WorkOptions(_Running, total=False):
+    """How the work is done, where the output is named."""
 
     force: Annotated[bool, Option("replace an output that exists; it stands until the new one is complete")]
     dry_run: Annotated[bool, Option("show the resulting size, write nothing")]
+
+
+class JobOptions(RecipeOptions, WorkOptions, total=False):
+    """The recipe's options, and how the work is done, where the output is named."""
+
+
+class ShardLimits(TypedDict, total=False):
+    """How much a file of a model in several files may hold."""
+
+    split_max_size: Annotated[int | str, Option("most bytes of tensors in a file, as in 4G", "N(M|G)")]
+    split_max_tensors: Annotated[int, Option("most tensors in a file", "N", int)]
+
+
+def read_limits(limits: ShardLimits) -> tuple[int, int]:
+    """Give the most bytes and the most tensors of a file; 0 is no limit."""
+    max_tensors = limits.get("split_max_tensors", 0)
+    if max_tensors < 0:
+        raise OptionError(f"`split_max_tensors` must be 0 or more, found {max_tensors}")
+    try:
+        return parse_size(limits.get("split_max_size", 0)), max_tensors
+    except OptionError as error:
+        raise OptionError(f"`split_max_size`: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +253,7 @@ class Worker:
 
     Parameters
     ----------
-    given : JobOptions
+    given : WorkOptions
     output : type of Output
         How files are written.
 
@@ -238,7 +263,7 @@ class Worker:
         The number of threads makes no sense.
     """
 
-    def __init__(self, given: JobOptions, output: type[Output] = Output) -> None:
+    def __init__(self, given: WorkOptions, output: type[Output] = Output) -> None:
         self._output = output
         self._started = time.perf_counter()
         self._threads = thread_count(given.get("threads"))
@@ -284,6 +309,20 @@ class Worker:
             job.kvs, job.targets, max_size=max_size, max_tensors=max_tensors, keep_dims=job.keep_dims
         )
         paths = shard_paths(dst, len(plans))
+        return self.run_planned(job, src, paths, plans, file_type=file_type, inputs=inputs, warnings=warnings)
+
+    def run_planned(
+        self,
+        job: Job,
+        src: Path,
+        paths: Sequence[Path],
+        plans: Sequence[Plan],
+        *,
+        file_type: str,
+        inputs: Iterable[Path] = (),
+        warnings: Sequence[str] = (),
+    ) -> Result:
+        """Write a model to `paths`, laid out as `plans` say; other parameters as for :meth:`run`."""
         if not self._dry_run:
             self.write(paths, plans, inputs)
         return Result(

@@ -8,7 +8,6 @@ output that exists is written where it stands, for the caller may hold it open.
 from __future__ import annotations
 
 import os
-import re
 import stat
 import sys
 import time
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 # What takes time to import is imported once the first line is out.
 from gguffast import __version__
-from gguffast.console import one_line, open_streams, signals_as_interrupts
-from gguffast.errors import GGUFFastError, OptionError
+from gguffast.compat.speech import flag_of, print_, reason_of, say
+from gguffast.console import open_streams, signals_as_interrupts
+from gguffast.errors import OptionError
 from gguffast.filetypes import ALIASES, FILE_TYPES, FileType, parse_file_type
 from gguffast.recipe.options import Option, RecipeOptions, options_in, parse_tensor_type
 
@@ -58,37 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = _Command(words)
         except _Usage as usage:
             if usage.args:
-                _say(f"{_PROGRAM}: {usage}")
-            _print(_help(program))
+                say(f"{_PROGRAM}: {usage}")
+            print_(_help(program))
             return 1
         except OptionError as error:
-            _say(f"{_PROGRAM}: {error}")
+            say(f"{_PROGRAM}: {error}")
             return 1
         return _run(command)
 
 
-# ---- what is printed ---------------------------------------------------------------------------------------
-
-
-def _say(text: str) -> None:
-    """Print on stderr."""
-    _write(sys.stderr, text)
-
-
-def _print(text: str) -> None:
-    """Print on stdout."""
-    _write(sys.stdout, text)
-
-
-def _write(stream: Any, text: str) -> None:
-    """Print and flush. A reader that went away is no reason to stop."""
-    try:
-        stream.write("\n".join(map(one_line, text.split("\n"))) + "\n")
-        stream.flush()
-    except OSError:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+# ---- the help ----------------------------------------------------------------------------------------------
 
 
 _WIDE = 38  # where llama-quantize's descriptions begin
@@ -119,7 +98,7 @@ def _help(program: str) -> str:
     ]
     lines += ["for example:", *(f"  {program} {example}" for example in _EXAMPLES), ""]
     for name, option in (options_in(RecipeOptions) | _OPTIONS).items():
-        flag = _flag(name)
+        flag = flag_of(name)
         lines += [f"  {flag} {option.metavar}".rstrip(), " " * _WIDE + option.help]
         if option.repeatable:
             lines += [" " * _WIDE + "may be given several times"]
@@ -179,8 +158,8 @@ class _Command:
 
     def _read_options(self, words: list[str]) -> list[str]:
         options = options_in(RecipeOptions) | _OPTIONS
-        known = {_flag(name): name for name in options}
-        files = {f"{_flag(name)}-file": name for name, option in options.items() if option.from_file}
+        known = {flag_of(name): name for name in options}
+        files = {f"{flag_of(name)}-file": name for name, option in options.items() if option.from_file}
         while words and words[0].startswith("--"):
             flag = words.pop(0)
             if flag == "--help":
@@ -272,31 +251,22 @@ def _layers(text: str) -> list[int]:
 
 def _run(command: _Command) -> int:
     started = time.perf_counter()
-    _say(f"version: gguffast {__version__}, the bytes of llama.cpp")
+    say(f"version: gguffast {__version__}, the bytes of llama.cpp")
     what = f"calculating quantization size for '{command.src}'"
     if not command.dry_run:
         what = f"quantizing '{command.src}' to '{command.dst}'"
     threads = f" using {command.threads} threads" if command.threads else ""
-    _say(f"{_PROGRAM}: {what} as {command.type_name}{threads}")
+    say(f"{_PROGRAM}: {what} as {command.type_name}{threads}")
     try:
         _work(command)
     except (Exception, KeyboardInterrupt) as error:
         return _failed(command, error)
     milliseconds = (time.perf_counter() - started) * 1000
-    _print(
+    print_(
         f"\n{_PROGRAM}: quantize time = {milliseconds:8.2f} ms\n"
         f"{_PROGRAM}:    total time = {milliseconds:8.2f} ms"
     )
     return 0
-
-
-def _spelled(error: BaseException) -> str:
-    """Put the spelling of command lines into a library's message."""
-    return re.sub(r"`(\w+)(?:=True)?`", lambda found: _flag(found[1]), str(error))
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _failed(command: _Command, error: BaseException) -> int:
@@ -305,20 +275,13 @@ def _failed(command: _Command, error: BaseException) -> int:
 
     if isinstance(error, MissingImatrix):
         bar = "=" * 76
-        _say(
+        say(
             f"\n{bar}\n ERROR: this quantization requires an importance matrix!\n"
             f"        - offending tensor: {error.tensor}\n"
             f"        - target type: {type_name(error.type)}\n{bar}\n"
         )
-    reason = _spelled(error)
-    if isinstance(error, KeyboardInterrupt):
-        reason = "; ".join(["interrupted", *getattr(error, "__notes__", ())])
-    elif isinstance(error, MemoryError):
-        reason = "out of memory; fewer threads need less"
-    elif not isinstance(error, (GGUFFastError, OSError)):
-        reason = f"{type(error).__name__}: {error}; this should not happen: please report it"
-    _say(f"llama_model_quantize: failed to quantize: {reason}")
-    _say(f"{_PROGRAM}: failed to quantize model from '{command.src}'")
+    say(f"llama_model_quantize: failed to quantize: {reason_of(error)}")
+    say(f"{_PROGRAM}: failed to quantize model from '{command.src}'")
     return 1
 
 
@@ -331,9 +294,9 @@ def _work(command: _Command) -> None:
     options = Options(cast("RecipeOptions", command.recipe))
     with GGUFSource(command.src) as opened:
         for line in metadata_lines(opened):
-            _say(line)
+            say(line)
         if options.imatrix:
-            _say(f"\n{_DRIVER}: have importance matrix data with {len(options.imatrix.entries)} entries")
+            say(f"\n{_DRIVER}: have importance matrix data with {len(options.imatrix.entries)} entries")
         source: GGUFSource | Pruned = opened
         if command.prune:
             source = Pruned(opened, command.prune)
@@ -350,7 +313,7 @@ def _work(command: _Command) -> None:
             _write_files(command, job, [*opened.paths, *options.files], counts, lines)
         _say_sizes(job, opened)
         if unready:
-            _say(f"{_DRIVER}: WARNING: dry run completed; the quantization itself will require an imatrix!")
+            say(f"{_DRIVER}: WARNING: dry run completed; the quantization itself will require an imatrix!")
 
 
 def _say_what_differs(job: Job) -> None:
@@ -359,9 +322,9 @@ def _say_what_differs(job: Job) -> None:
 
     columns = {tensor.name: tensor.ne[0] for tensor in job.tensors}
     for fallback in job.fallbacks:
-        _say(fallback_line(fallback, columns[fallback.tensor]))
+        say(fallback_line(fallback, columns[fallback.tensor]))
     for name in job.missing:
-        _say(f"====== {_DRIVER}: did not find weights for {name}")
+        say(f"====== {_DRIVER}: did not find weights for {name}")
 
 
 def _say_sizes(job: Job, source: GGUFSource) -> None:
@@ -370,11 +333,11 @@ def _say_sizes(job: Job, source: GGUFSource) -> None:
     n_weights = sum(tensor.n_rows * tensor.ne[0] for tensor in source.tensors)
     before = sum(tensor.n_rows * tensor.row_bytes for tensor in job.tensors)
     after = sum(target.nbytes for target in job.targets)
-    _say(f"{_DRIVER}: {size_line('model', before, n_weights)}")
-    _say(f"{_DRIVER}: {size_line('quant', after, n_weights)}")
+    say(f"{_DRIVER}: {size_line('model', before, n_weights)}")
+    say(f"{_DRIVER}: {size_line('quant', after, n_weights)}")
     if job.fallbacks:
         of = f"{len(job.fallbacks)} of {len(source.tensors)}"
-        _say(f"{_DRIVER}: WARNING: {of} tensor(s) required fallback quantization")
+        say(f"{_DRIVER}: WARNING: {of} tensor(s) required fallback quantization")
 
 
 def _job(command: _Command, source: Source, options: Options) -> tuple[Job, bool]:
@@ -431,9 +394,9 @@ class _Lines:
         while self._printed < complete:
             target = self._targets[self._printed]
             self._printed += 1
-            _say(tensor_line(self._printed, self._total, target, dry_run=self._dry_run))
+            say(tensor_line(self._printed, self._total, target, dry_run=self._dry_run))
             if self._bare:
-                _print(f"[{self._printed:4}/{self._total:4}]")
+                print_(f"[{self._printed:4}/{self._total:4}]")
 
 
 def _stdout_is_another_pipe() -> bool:

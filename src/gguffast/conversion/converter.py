@@ -19,10 +19,9 @@ from gguffast.conversion.tensors import Mapped, is_text, map_tensors
 from gguffast.conversion.vocab import Vocab, load_vocab
 from gguffast.documents import Values
 from gguffast.errors import FileError, FormatError, OptionError, quote
-from gguffast.files import parse_size
 from gguffast.filetypes import FILE_TYPES, FileType, LlamaFileType, parse_file_type
 from gguffast.gguf import KV, GGUFValueType, kv
-from gguffast.job import Job, Result, Worker, quantization
+from gguffast.job import Job, Result, Worker, quantization, read_limits
 from gguffast.recipe.choose import Choice
 from gguffast.recipe.options import Options, said_of_recipe, takes
 from gguffast.sources import SourceTensor
@@ -119,7 +118,7 @@ def run(
     say = Options(options)
     vocab_only = options.get("vocab_only", False)
     override = options.get("metadata")
-    max_size, max_tensors = _limits(options)
+    max_size, max_tensors = read_limits(options)
     if vocab_only and (max_size or max_tensors):
         raise OptionError("`vocab_only` leaves nothing to split with `split_max_size` or `split_max_tensors`")
     if not isinstance(wanted, FileType):
@@ -152,16 +151,6 @@ def _parse_type(file_type: str | int | FileType) -> LlamaFileType | FileType | N
         return None
     found = parse_file_type(file_type)
     return found if found.number not in _TENSOR_TYPES else LlamaFileType(found.number)
-
-
-def _limits(options: ConvertOptions) -> tuple[int, int]:
-    max_tensors = options.get("split_max_tensors", 0)
-    if max_tensors < 0:
-        raise OptionError(f"`split_max_tensors` must be 0 or more, found {max_tensors}")
-    try:
-        return parse_size(options.get("split_max_size", 0)), max_tensors
-    except OptionError as error:
-        raise OptionError(f"`split_max_size`: {error}") from None
 
 
 def _check_no_recipe(options: ConvertOptions) -> None:

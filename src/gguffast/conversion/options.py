@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import Annotated, Literal
 
-from gguffast.job import JobOptions
+from gguffast.job import JobOptions, ShardLimits
 from gguffast.recipe.options import Option
 
 
-class ConvertOptions(JobOptions, total=False):
+class ConvertOptions(JobOptions, ShardLimits, total=False):
     """What can be said about a conversion."""
 
     model_name: Annotated[
@@ -26,5 +26,3 @@ class ConvertOptions(JobOptions, total=False):
         Literal["with", "only", "without"],
         Option("layers for multi-token prediction: with (the default), only, without", "HOW"),
     ]
-    split_max_size: Annotated[int | str, Option("most bytes of tensors in a file, as in 4G", "N(M|G)")]
-    split_max_tensors: Annotated[int, Option("most tensors in a file", "N", int)]

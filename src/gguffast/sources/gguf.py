@@ -121,11 +121,18 @@ class GGUFSource:
         if self.metadata.uint(SPLIT_NUMBER) != 0:
             raise FormatError(f"{path}: not the first of {count} shards; give the first one, {paths[0].name}")
         for number, shard in enumerate(paths[1:], 1):
-            found = self._open(shard).metadata.uint(SPLIT_NUMBER)
+            metadata = self._open(shard).metadata
+            found = metadata.uint(SPLIT_NUMBER)
             if found != number:
                 raise FormatError(
                     f"{shard}: {SPLIT_NUMBER} is {found}, expected {number}; the shards were renamed"
                 )
+            for key in (SPLIT_COUNT, SPLIT_TENSORS):
+                if key in metadata and metadata.uint(key) != self.metadata.uint(key):
+                    raise FormatError(
+                        f"{shard}: {key} is {metadata.uint(key)}, but {self.metadata.uint(key)} in "
+                        f"{path.name}; they belong to different models"
+                    )
         self._check_shards(path)
 
     def _check_shards(self, path: Path) -> None:
