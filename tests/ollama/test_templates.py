@@ -6,12 +6,7 @@ import pytest
 
 from gguffast.ollama.templates import recognise
 from support.bounded import run_bounded
-
-CHATML = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
-    "'<|im_end|>' + '\\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
+from support.templates import CHATML
 
 
 @pytest.mark.parametrize(

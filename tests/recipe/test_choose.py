@@ -38,7 +38,7 @@ from gguffast.recipe.options import (
 from support.gguf_files import GGUF
 
 T = GGMLQuantizationType
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 RECIPES = json.loads((DATA / "recipe.json").read_text())
 OUTPUT_KVS = json.loads((DATA / "output_kvs.json").read_text())
 DIGESTS = {path.stem: json.loads(path.read_text()) for path in sorted((DATA / "quantized").glob("*.json"))}

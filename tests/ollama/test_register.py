@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_templates import CHATML
 
 import gguffast
 from gguffast import Created, create
@@ -23,6 +22,7 @@ from gguffast.ollama import Client, Modelfile
 from gguffast.ollama.store import HashedFile, Store
 from support.gguf_files import GGUF
 from support.ollama_servers import Stub
+from support.templates import CHATML
 
 
 def gguf(path: Path, template: str | None = CHATML) -> Path:

@@ -12,7 +12,7 @@ import pytest
 
 from support.local_hub import LocalHub, Repo
 
-TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
+TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.md"
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)
 ANSWERS = {
     0: r"\w+",
