@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gguffast.conversion.architecture import HIDDEN, VOCABULARY, Architecture, Rule, head_dim
+from gguffast.conversion.architecture import HIDDEN, VOCABULARY, Architecture, Rule, classes, head_dim
 from gguffast.conversion.blocks import ATTENTION, FEED_FORWARD_BLOCK, linear, norm
 from gguffast.conversion.hparams import Hparams
 from gguffast.conversion.keys import (
@@ -18,11 +18,13 @@ from gguffast.conversion.keys import (
     HEAD_COUNT_KV,
     KEY_LENGTH,
     RMS_EPSILON,
+    SLIDING_WINDOW,
     VALUE_LENGTH,
     file_type,
     real,
     uint,
 )
+from gguffast.conversion.pooling import pooling
 from gguffast.conversion.steps import cut_to_vocabulary
 
 _DEFAULTS = {
@@ -60,7 +62,6 @@ _KEYS = (
     VALUE_LENGTH,
     file_type,
 )
-_SLIDING_WINDOW = uint("{arch}.attention.sliding_window", "sliding_window")
 FINAL_SOFTCAP = real("{arch}.final_logit_softcapping", "final_logit_softcapping", unless_zero=True)
 
 # Code Gemma's end of a turn, which every Gemma file gets; it stands in no file of the checkpoint.
@@ -83,6 +84,10 @@ def _sliding_window(h: Hparams) -> int | None:
     # The Hugging Face class counts a bidirectional window from its middle.
     window = h.integer("sliding_window", 1)
     return window // 2 + 1 if h.get("use_bidirectional_attention") else window
+
+
+def _with_prefix(name: str, h: Hparams) -> str:
+    return name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
 
 
 _GEMMA3 = Architecture(
@@ -155,10 +160,17 @@ ARCHITECTURES = (
             *_KEYS,
             real("{arch}.attn_logit_softcapping", "attn_logit_softcapping"),
             real("{arch}.final_logit_softcapping", "final_logit_softcapping"),
-            _SLIDING_WINDOW,
+            SLIDING_WINDOW,
         ),
         vocabulary=_gemma2_vocabulary,
     ),
-    _GEMMA3,
-    replace(_GEMMA3, hf_class="Gemma3ForConditionalGeneration"),
+    *classes(_GEMMA3, "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    replace(
+        _GEMMA3,
+        hf_class="Gemma3TextModel",
+        name="gemma-embedding",
+        # Its window is written as config.json has it.
+        keys=(*_GEMMA3.keys, SLIDING_WINDOW, pooling),
+        rename=_with_prefix,
+    ),
 )
