@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         except OptionError as error:
             say(f"error: {error}")
-            print_(_HELP.format(program=program))
+            print_(*_HELP.format(program=program).split("\n"))
             return 1
         try:
             (_merge if command.merges else _split)(command)
@@ -78,7 +78,7 @@ class _Answer(Exception):
 
 
 def _print_help(program: str) -> None:
-    print_(_HELP.format(program=program))
+    print_(*_HELP.format(program=program).split("\n"))
 
 
 def _print_version(program: str) -> None:

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except _Usage as usage:
             if usage.args:
                 say(f"{_PROGRAM}: {usage}")
-            print_(_help(program))
+            print_(*_help(program))
             return 1
         except OptionError as error:
             say(f"{_PROGRAM}: {error}")
@@ -88,7 +88,7 @@ _EXAMPLES = (
 )
 
 
-def _help(program: str) -> str:
+def _help(program: str) -> list[str]:
     lines = [
         f"usage: {program} [--help] [OPTIONS] INPUT.gguf [OUTPUT.gguf] TYPE [THREADS]",
         "",
@@ -115,7 +115,7 @@ def _help(program: str) -> str:
     ]
     for name in [*FILE_TYPES, *ALIASES]:
         lines.append(_describe(name))
-    return "\n".join(lines)
+    return lines
 
 
 def _describe(name: str) -> str:
@@ -263,8 +263,9 @@ def _run(command: _Command) -> int:
         return _failed(command, error)
     milliseconds = (time.perf_counter() - started) * 1000
     print_(
-        f"\n{_PROGRAM}: quantize time = {milliseconds:8.2f} ms\n"
-        f"{_PROGRAM}:    total time = {milliseconds:8.2f} ms"
+        "",
+        f"{_PROGRAM}: quantize time = {milliseconds:8.2f} ms",
+        f"{_PROGRAM}:    total time = {milliseconds:8.2f} ms",
     )
     return 0
 
@@ -274,11 +275,14 @@ def _failed(command: _Command, error: BaseException) -> int:
     from gguffast.recipe.choose import MissingImatrix
 
     if isinstance(error, MissingImatrix):
-        bar = "=" * 76
         say(
-            f"\n{bar}\n ERROR: this quantization requires an importance matrix!\n"
-            f"        - offending tensor: {error.tensor}\n"
-            f"        - target type: {type_name(error.type)}\n{bar}\n"
+            "",
+            "=" * 76,
+            " ERROR: this quantization requires an importance matrix!",
+            f"        - offending tensor: {error.tensor}",
+            f"        - target type: {type_name(error.type)}",
+            "=" * 76,
+            "",
         )
     say(f"llama_model_quantize: failed to quantize: {reason_of(error)}")
     say(f"{_PROGRAM}: failed to quantize model from '{command.src}'")
@@ -296,7 +300,7 @@ def _work(command: _Command) -> None:
         for line in metadata_lines(opened):
             say(line)
         if options.imatrix:
-            say(f"\n{_DRIVER}: have importance matrix data with {len(options.imatrix.entries)} entries")
+            say("", f"{_DRIVER}: have importance matrix data with {len(options.imatrix.entries)} entries")
         source: GGUFSource | Pruned = opened
         if command.prune:
             source = Pruned(opened, command.prune)

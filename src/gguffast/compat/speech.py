@@ -5,26 +5,27 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from gguffast.console import one_line
 from gguffast.errors import GGUFFastError
 
 
-def say(text: str) -> None:
-    """Print on stderr."""
-    _write(sys.stderr, text)
+def say(*lines: str) -> None:
+    """Print on stderr. A line stays one, whatever names are in it."""
+    _write(sys.stderr, lines)
 
 
-def print_(text: str) -> None:
+def print_(*lines: str) -> None:
     """Print on stdout."""
-    _write(sys.stdout, text)
+    _write(sys.stdout, lines)
 
 
-def _write(stream: Any, text: str) -> None:
+def _write(stream: Any, lines: Iterable[str]) -> None:
     """Print and flush. A reader that went away is no reason to stop."""
     try:
-        stream.write("\n".join(map(one_line, text.split("\n"))) + "\n")
+        stream.write("".join(f"{one_line(line)}\n" for line in lines))
         stream.flush()
     except OSError:
         null = os.open(os.devnull, os.O_WRONLY)
