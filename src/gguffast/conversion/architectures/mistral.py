@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gguffast.conversion.architecture import FEED_FORWARD, HIDDEN, Architecture, size
+from gguffast.conversion.architecture import FEED_FORWARD, HIDDEN, Architecture, Rule, size
 from gguffast.conversion.architectures import llama
 from gguffast.conversion.blocks import EMBEDDING, NORMS, PERMUTED_ATTENTION, linear
 from gguffast.conversion.keys import BASE, ROPE_DIMENSIONS, VOCABULARY_SIZE, llama3_rope
@@ -23,6 +23,12 @@ _DEFAULTS = {
 }
 
 _MOE = "model.layers.{i}.block_sparse_moe"
+EXPERT_TENSORS: dict[str, Rule | None] = {
+    f"{_MOE}.gate": linear("blk.{i}.ffn_gate_inp", EXPERTS, HIDDEN),
+    f"{_MOE}.experts.{{e}}.w1": linear("blk.{i}.ffn_gate_exps", FEED_FORWARD, HIDDEN),
+    f"{_MOE}.experts.{{e}}.w2": linear("blk.{i}.ffn_down_exps", HIDDEN, FEED_FORWARD),
+    f"{_MOE}.experts.{{e}}.w3": linear("blk.{i}.ffn_up_exps", FEED_FORWARD, HIDDEN),
+}
 
 DENSE = Architecture(
     hf_class="MistralForCausalLM",
@@ -46,15 +52,7 @@ ARCHITECTURES = (
             "num_local_experts": 8,
             "num_experts_per_tok": 2,
         },
-        tensors={
-            **EMBEDDING,
-            **NORMS,
-            **PERMUTED_ATTENTION,
-            f"{_MOE}.gate": linear("blk.{i}.ffn_gate_inp", EXPERTS, HIDDEN),
-            f"{_MOE}.experts.{{e}}.w1": linear("blk.{i}.ffn_gate_exps", FEED_FORWARD, HIDDEN),
-            f"{_MOE}.experts.{{e}}.w2": linear("blk.{i}.ffn_down_exps", HIDDEN, FEED_FORWARD),
-            f"{_MOE}.experts.{{e}}.w3": linear("blk.{i}.ffn_up_exps", FEED_FORWARD, HIDDEN),
-        },
+        tensors={**EMBEDDING, **NORMS, **PERMUTED_ATTENTION, **EXPERT_TENSORS},
         experts=EXPERTS,
         keys=(*BASE, VOCABULARY_SIZE, ROPE_DIMENSIONS),
         generated=llama3_rope,
