@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gguffast.conversion.architecture import Architecture
+from gguffast.conversion.architectures import find_architecture
 from gguffast.conversion.converter import convert
+from gguffast.conversion.hparams import Hparams, class_name, read_config
+from gguffast.conversion.tensors import is_text, map_tensors
+from gguffast.errors import FormatError
 from gguffast.quantizer import quantize
+from gguffast.sources.checkpoint import open_checkpoint
 from support import families
 
 RUNS = {name: families.read_runs(name) for name in families.NAMES}
@@ -52,3 +59,52 @@ def test_one_pass_equals_two_steps(name: str, family: Callable[[str], Path], tmp
     quantize(tmp_path / "auto.gguf", tmp_path / "two.gguf", "Q4_K_M", allow_requantize=True)
     convert(family(name), tmp_path / "one.gguf", "Q4_K_M", pre=pre, allow_requantize=True)
     assert digest(tmp_path / "one.gguf") == digest(tmp_path / "two.gguf")
+
+
+# What checkpoints of these classes may lack, or do lack in some layers.
+MAY_BE_MISSING = (
+    *("lm_head.weight", "lm_head.bias", ".bias", ".e_score_correction_bias"),
+    *(".embed_tokens.weight", ".shared_head.head.weight"),
+)
+
+
+@pytest.mark.parametrize("name", families.NAMES)
+def test_what_is_missing_is_named(name: str, family: Callable[[str], Path]) -> None:
+    folder = family(name)
+    config = read_config(folder)
+    checkpoint = open_checkpoint(folder, config.get("quantization_config"))
+    text = {key: tensor for key, tensor in checkpoint.tensors.items() if is_text(key)}
+    architecture = find_architecture(class_name(config, folder / "config.json"))
+    hparams = architecture.hparams(config, folder / "config.json", list(text))
+    silent = []
+    for key in text:
+        rest = {other: tensor for other, tensor in text.items() if other != key}
+        error = _refusal(lambda rest=rest: map_tensors(architecture, hparams, rest, 0))
+        if error is None:
+            silent.append(key)
+            continue
+        plain = key.replace("language_model.", "")
+        renamed = architecture.rename(plain, hparams) if architecture.rename else plain
+        assert "is missing" in error
+        assert _stem(str(renamed)) in _stem(error)
+    left_out = [key for key in silent if not _is_written(architecture, hparams, key)]
+    assert all(key.endswith(MAY_BE_MISSING) for key in silent if key not in left_out), silent
+
+
+def _refusal(work: Callable[[], object]) -> str | None:
+    try:
+        work()
+    except FormatError as error:
+        return str(error)
+    return None
+
+
+def _stem(text: str) -> str:
+    """Names as the message has them: of the ways to store experts the plain one, the first of many."""
+    text = re.sub(r"\.\d+(?=\.)|_blocks$", "", text).removeprefix("model.")
+    return text.replace("gate_up_proj", "gate_proj")
+
+
+def _is_written(architecture: Architecture, hparams: Hparams, key: str) -> bool:
+    plain = key.replace("language_model.", "")
+    return not architecture.rename or architecture.rename(plain, hparams) is not None

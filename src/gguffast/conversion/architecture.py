@@ -54,6 +54,8 @@ class Rule(NamedTuple):
         Ending of the GGUF name; None is that of the checkpoint's, ``.weight`` if it has none.
     bias : bool
         Whether a ``.bias`` has to be there; without it one is taken if it is there.
+    stack : Size, optional
+        How many tensors, numbered in the name where a layer's number would be, are one stack.
     optional : bool or callable
         Whether the tensor may be missing (in the layer ``h.layer``).
     when : callable, optional
@@ -67,6 +69,7 @@ class Rule(NamedTuple):
     share: Share | None = None
     ending: str | None = None
     bias: bool = False
+    stack: Size | None = None
     optional: bool | When = False
     when: When | None = None
 

@@ -17,6 +17,7 @@ from gguffast.conversion.architecture import (
     blocks,
     head_dim,
     kv_heads,
+    layers,
 )
 from gguffast.conversion.hparams import Hparams
 from gguffast.documents import FLOAT32_MAX, UINT32_MAX, shown
@@ -192,8 +193,18 @@ def expert_gating(facts: Facts) -> Iterator[KV]:
     yield kv(f"{facts.name}.expert_gating_func", _GATING[kind], GGUFValueType.UINT32)
 
 
-def _feed_forward(h: Hparams) -> int | None:
-    return any_of("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size")(h)
+_FEED_FORWARD_KEYS = ("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size")
+
+
+def feed_forward_length(facts: Facts) -> Iterator[KV]:
+    """Say how wide the feed-forward blocks are: one width, or one for each layer."""
+    h, name = facts.hparams, "{arch}.feed_forward_length"
+    key = next((key for key in _FEED_FORWARD_KEYS if isinstance(h.get(key), list)), None)
+    if key is None:
+        yield from uint(name, any_of(*_FEED_FORWARD_KEYS))(facts)
+    else:
+        widths = h.integers(key, layers(h), 1)
+        yield kv(name.format(arch=facts.name), widths, GGUFValueType.ARRAY, GGUFValueType.INT32)
 
 
 def _shared_heads(h: Hparams) -> int | None:
@@ -220,7 +231,7 @@ BASE: tuple[Key, ...] = (
     BLOCK_COUNT,
     CONTEXT_LENGTH,
     EMBEDDING_LENGTH,
-    uint("{arch}.feed_forward_length", _feed_forward),
+    feed_forward_length,
     uint("{arch}.attention.head_count", "num_attention_heads"),
     uint("{arch}.attention.head_count_kv", _shared_heads),
     causal,

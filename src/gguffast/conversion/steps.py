@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from gguffast.conversion.architecture import Share, Size, Step
+from gguffast.conversion.architecture import VOCABULARY, Share, Size, Step
 from gguffast.conversion.hparams import Hparams
 from gguffast.errors import FormatError, quote
 from gguffast.sources import lazy
@@ -59,6 +59,11 @@ def transpose(tensor: LazyTensor, h: Hparams) -> LazyTensor:
 def cut_to_vocabulary(tensor: LazyTensor, h: Hparams) -> LazyTensor:
     """Leave out the rows beyond the tokenizer's tokens."""
     return lazy.slice_rows(tensor, 0, min(h.tokens, tensor.shape[0]))
+
+
+def padded_to_vocabulary(tensor: LazyTensor, h: Hparams) -> LazyTensor:
+    """Add rows of zeros for tokens of images and sounds, which stand behind the others."""
+    return lazy.pad_rows(tensor, VOCABULARY(h))
 
 
 def interleaved(heads: Size) -> Step:

@@ -87,6 +87,7 @@ class _Mapping:
         self._views = [hparams.at(layer) for layer in range(self._layers)]
         self._experts = architecture.experts(hparams) if architecture.experts else 0
         self._waiting: dict[int, dict[tuple[str, int], LazyTensor]] = {}
+        self._members: dict[str, dict[int, LazyTensor]] = {}
         self._stacked = [pattern for pattern in architecture.tensors if "{e}" in pattern]
         self._seen: set[str] = set()
 
@@ -99,6 +100,11 @@ class _Mapping:
             return
         place = self._place(name, plain)
         rule = self._architecture.tensors[place.pattern]
+        if rule is not None and rule.stack:
+            yield from self._take_member(name, tensor, place, rule, rule.stack(self._h))
+            return
+        if place.layer is not None:
+            self._check_range(name, "layer", place.layer, self._known)
         if rule is None or not self._wanted(place.layer):
             return
         h = self._h if place.layer is None else self._views[place.layer]
@@ -121,6 +127,11 @@ class _Mapping:
         names = {mapped.name for mapped in found}
         for pattern, rule in self._architecture.tensors.items():
             if rule is None:
+                continue
+            if rule.stack:
+                numbers = self._members.get(pattern, {})
+                missing = [str(i) for i in range(rule.stack(self._h)) if i not in numbers]
+                self._check_present(pattern.replace("{i}", *missing[:1] or "0"), rule, None, names)
                 continue
             for h in self._views if "{i}" in pattern else (self._h,):
                 if self._wanted(h.layer) and self._needs(pattern, rule, h):
@@ -149,12 +160,12 @@ class _Mapping:
         if pattern not in self._architecture.tensors:
             raise self._error(f"tensor {short(name)}: {self._architecture.hf_class} has no such tensor")
         place = _Place(pattern, ending[0] if ending else "", *numbers, *(None,) * (2 - len(numbers)))
-        self._check_range(name, "layer", place.layer, self._known)
-        self._check_range(name, "expert", place.expert, self._experts)
+        if place.expert is not None:
+            self._check_range(name, "expert", place.expert, self._experts)
         return place
 
-    def _check_range(self, name: str, what: str, number: int | None, count: int) -> None:
-        if number is not None and number >= count:
+    def _check_range(self, name: str, what: str, number: int, count: int) -> None:
+        if number >= count:
             raise self._error(
                 f"tensor {short(name)}: {what} {number}, but {self._h.path} says there are {count}"
             )
@@ -168,6 +179,18 @@ class _Mapping:
                 f"tensor {short(name)}: shape {list(tensor.shape)}, "
                 f"but {self._h.path} makes it {list(expected)}"
             )
+
+    def _take_member(
+        self, name: str, tensor: LazyTensor, place: _Place, rule: Rule, count: int
+    ) -> Iterator[Mapped]:
+        assert place.layer is not None
+        assert isinstance(rule.name, str)
+        self._check_range(name, "number", place.layer, count)
+        self._check_shape(name, tensor, rule, place.ending, self._h)
+        members = self._members.setdefault(place.pattern, {})
+        members[place.layer] = tensor
+        if len(members) == count and self._wanted(None):
+            yield self._named(f"{rule.name}.weight", stack([members[i] for i in range(count)]), name)
 
     def _take_expert(
         self, name: str, tensor: LazyTensor, pattern: str, layer: int, expert: int

@@ -423,6 +423,11 @@ class _Concatenated(LazyTensor):
             first, part = end, part + 1
 
 
+class _Zeros(LazyTensor):
+    def read(self, first: int, into: memoryview) -> None:
+        into[:] = bytes(len(into))
+
+
 class _Gathered(LazyTensor):
     """Rows that lie anywhere among the elements of another tensor, evenly spaced inside each row.
 
@@ -574,6 +579,14 @@ def concat_rows(tensors: Sequence[LazyTensor]) -> LazyTensor:
             raise _shapes_differ(first, tensor)
     length = sum(tensor.shape[0] for tensor in tensors)
     return _Concatenated(_same_dtype(tensors), (length, *first.shape[1:]))
+
+
+def pad_rows(tensor: LazyTensor, count: int) -> LazyTensor:
+    """Add zeros along the first axis until it has `count` entries; a longer one stays as it is."""
+    missing = count - tensor.shape[0]
+    if missing <= 0:
+        return tensor
+    return concat_rows([tensor, _Zeros(tensor.name, (missing, *tensor.shape[1:]), tensor.dtype)])
 
 
 def stack(tensors: Sequence[LazyTensor]) -> LazyTensor:

@@ -44,12 +44,13 @@ _EXPERTS, _EXPERT_WIDTH = size("num_experts"), size("moe_intermediate_size")
 _PER_LAYER = size("hidden_size_per_layer_input")
 
 
-def _is_sliding(h: Hparams) -> bool:
+def is_sliding(h: Hparams) -> bool:
+    """Tell whether the layer has a window."""
     return layer_kind(h) == "sliding_attention"
 
 
 def _has_values(h: Hparams) -> bool:
-    return _is_sliding(h) or not h.flag("attention_k_eq_v", default=False)
+    return is_sliding(h) or not h.flag("attention_k_eq_v", default=False)
 
 
 def _full_width(h: Hparams) -> int:
@@ -57,7 +58,7 @@ def _full_width(h: Hparams) -> int:
 
 
 def _width(h: Hparams) -> int:
-    return head_dim(h) if _is_sliding(h) else _full_width(h)
+    return head_dim(h) if is_sliding(h) else _full_width(h)
 
 
 def _queries(h: Hparams) -> int:
@@ -70,24 +71,26 @@ def _keys(h: Hparams) -> int:
     return (h.integer("num_global_key_value_heads", 1) if few else kv_heads(h)) * _width(h)
 
 
-def _shared(h: Hparams) -> int:
+def shared_layers(h: Hparams) -> int:
+    """Count the last layers, which take keys and values from earlier ones."""
     return h.integer("num_kv_shared_layers", 0, layers(h), default=0)
 
 
-def _shares(h: Hparams) -> bool:
-    """Tell whether the layer takes keys and values from an earlier one."""
-    return (h.layer or 0) >= layers(h) - _shared(h)
+def _shares_keys(h: Hparams) -> bool:
+    """Tell whether the layer is one of those."""
+    return (h.layer or 0) >= layers(h) - shared_layers(h)
 
 
 def _feed_forward(h: Hparams) -> int:
-    return FEED_FORWARD(h) * (2 if _is_wide(h) and _shares(h) else 1)
+    return FEED_FORWARD(h) * (2 if _is_wide(h) and _shares_keys(h) else 1)
 
 
 def _is_wide(h: Hparams) -> bool:
     return h.flag("use_double_wide_mlp", default=False)
 
 
-def _per_layer(h: Hparams) -> int:
+def per_layer_width(h: Hparams) -> int:
+    """Width of the embedding that each layer has of its own; 0 without."""
     return h.integer("hidden_size_per_layer_input", 0, default=0)
 
 
@@ -99,7 +102,7 @@ def _all_layers(h: Hparams) -> int:
     return layers(h) * _PER_LAYER(h)
 
 
-_PER_LAYER_TENSORS: dict[str, Rule | None] = {
+PER_LAYER_TENSORS: dict[str, Rule | None] = {
     "model.embed_tokens_per_layer": linear(
         "per_layer_token_embd", size("vocab_size_per_layer_input"), _all_layers
     ),
@@ -125,18 +128,18 @@ _ATTENTION = "model.layers.{i}.self_attn"
 _TENSORS: dict[str, Rule | None] = {
     **EMBEDDING,
     f"{_ATTENTION}.q_proj": linear("blk.{i}.attn_q", _queries, HIDDEN),
-    f"{_ATTENTION}.k_proj": Rule("blk.{i}.attn_k", (_keys, HIDDEN), optional=_shares),
-    f"{_ATTENTION}.v_proj": Rule("blk.{i}.attn_v", (_keys, HIDDEN), optional=_shares, when=_has_values),
+    f"{_ATTENTION}.k_proj": Rule("blk.{i}.attn_k", (_keys, HIDDEN), optional=_shares_keys),
+    f"{_ATTENTION}.v_proj": Rule("blk.{i}.attn_v", (_keys, HIDDEN), optional=_shares_keys, when=_has_values),
     f"{_ATTENTION}.o_proj": linear("blk.{i}.attn_output", HIDDEN, _queries),
     f"{_ATTENTION}.q_norm": norm("blk.{i}.attn_q_norm", _width),
-    f"{_ATTENTION}.k_norm": Rule("blk.{i}.attn_k_norm", (_width,), optional=_shares),
+    f"{_ATTENTION}.k_norm": Rule("blk.{i}.attn_k_norm", (_width,), optional=_shares_keys),
     "model.layers.{i}.input_layernorm": norm("blk.{i}.attn_norm"),
     "model.layers.{i}.post_attention_layernorm": norm("blk.{i}.post_attention_norm"),
     "model.layers.{i}.pre_feedforward_layernorm": norm("blk.{i}.ffn_norm"),
     "model.layers.{i}.post_feedforward_layernorm": norm("blk.{i}.post_ffw_norm"),
     "model.layers.{i}.layer_scalar": Rule("blk.{i}.layer_output_scale", (lambda h: 1,)),
     **gated_feed_forward("model.layers.{i}.mlp", width=_feed_forward),
-    **only(lambda h: _per_layer(h) > 0, _PER_LAYER_TENSORS),
+    **only(lambda h: per_layer_width(h) > 0, PER_LAYER_TENSORS),
     **only(_is_sparse, _SPARSE),
 }
 
@@ -163,7 +166,7 @@ def _kv_head_counts(h: Hparams) -> list[int] | None:
     if h.get("num_global_key_value_heads") is None:
         return None
     few = h.integer("num_global_key_value_heads", 1)
-    return by_layer(lambda view: kv_heads(view) if _is_sliding(view) else few)(h)
+    return by_layer(lambda view: kv_heads(view) if is_sliding(view) else few)(h)
 
 
 def _sliding_rotated(h: Hparams) -> int:
@@ -184,9 +187,9 @@ _GEMMA4 = Architecture(
         *(key for key in BASE if key is not rope_scaling),
         FINAL_SOFTCAP,
         SLIDING_WINDOW,
-        uint("{arch}.attention.shared_kv_layers", _shared),
-        uint("{arch}.embedding_length_per_layer_input", _per_layer),
-        array("{arch}.attention.sliding_window_pattern", GGUFValueType.BOOL, by_layer(_is_sliding)),
+        uint("{arch}.attention.shared_kv_layers", shared_layers),
+        uint("{arch}.embedding_length_per_layer_input", per_layer_width),
+        array("{arch}.attention.sliding_window_pattern", GGUFValueType.BOOL, by_layer(is_sliding)),
         uint("{arch}.attention.key_length", _full_width),
         uint("{arch}.attention.value_length", _full_width),
         uint("{arch}.attention.key_length_swa", head_dim),
