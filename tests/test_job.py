@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from gguffast import convert, quantize
 from gguffast.cli import main
 from gguffast.errors import FileError, GGUFFastError, OptionError
 from support import gguf_bytes
+from support.bounded import run_bounded
 from support.gguf_files import GGUF
 
 WIDE = GGUF / "llama-wide-f16.gguf"
@@ -189,3 +191,19 @@ def test_one_row_of_all_weights_is_read_in_pieces(tmp_path: Path) -> None:
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
     assert usage.ru_maxrss < 150 * 1024  # kB; the interpreter and NumPy are some 60 MB of it
+
+
+def test_a_long_row_with_importances_costs_no_more_than_its_file(tmp_path: Path) -> None:
+    source, matrix, n, name = tmp_path / "in.gguf", tmp_path / "some.dat", 1 << 22, b"blk.0.ffn_up.weight"
+    pairs = [gguf_bytes.text("general.architecture", "llama"), gguf_bytes.scalar("llama.block_count", 4, 1)]
+    info = gguf_bytes.tensor(name.decode(), (n, 2))
+    head = gguf_bytes.with_data(gguf_bytes.header(pairs, [info]), 0)
+    entry = struct.pack(f"<ii{len(name)}sii", 1, len(name), name, 1, n)
+    for path, start, size in ((source, head, 8 * n), (matrix, entry, 4 * n)):
+        path.write_bytes(start)
+        os.truncate(path, len(start) + size)
+    result = run_bounded(
+        lambda: quantize(source, tmp_path / "out.gguf", "Q4_K_M", imatrix=matrix, threads=2),
+        file_bytes=source.stat().st_size + matrix.stat().st_size,
+    )
+    assert result.imatrix_used == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import stat
@@ -369,7 +370,16 @@ def test_old_shards_of_a_killed_run_are_kept_as_long_as_they_are_needed(tmp_path
     for path in paths(tmp_path):
         path.write_bytes(b"old")
     kill_while_replacing(tmp_path, n)
-    write(tmp_path / "other", b"x")
+    with Output([(tmp_path / "other", 1)], replace=False) as output:
+        output.commit()
+    # Said by each run until somebody has cared for them.
+    assert len(output.warnings) == (n < 3)
+    assert module.remove_leftovers(tmp_path) == output.warnings
+    for text in output.warnings:
+        new, old = (
+            tuple(tmp_path.glob(word)) for word in re.findall(r"\.gguffast-[-\w]+-\*\.\w+", text)[::-1]
+        )
+        assert (len(old), len(new)) == (n, 3 - n)
     kept = [data for name, data in contents(tmp_path).items() if name.startswith(".gguffast-")]
     # Of the shards that have their names, the old ones; of the others, the new ones; unless all have them.
     assert sorted(kept) == ([] if n == 3 else [b"mid"] * (3 - n) + [b"old"] * n)

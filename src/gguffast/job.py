@@ -125,7 +125,7 @@ class Result:
     outputs : tuple of Path
         The files of the output: ``dst``, or its shards.
     warnings : tuple of str
-        What the user should know about the input.
+        What the user should know about the input, and the folder of the output.
     """
 
     src: Path
@@ -271,6 +271,7 @@ class Worker:
         self._replace = given.get("force", False)
         self._dry_run = given.get("dry_run", False)
         self._weights: dict[Path, os.stat_result] = {}
+        self._warnings: list[str] = []
 
     def reads(self, weights: Iterable[Path]) -> None:
         """Name the files of the weights, as soon as they are open: they must not change from now on."""
@@ -344,7 +345,7 @@ class Worker:
             imatrix_missing=tuple(job.missing),
             threads=self._threads,
             seconds=time.perf_counter() - self._started,
-            warnings=tuple(warnings),
+            warnings=(*warnings, *self._warnings),
         )
 
     def write(self, paths: Sequence[Path], plans: Sequence[Plan], inputs: Iterable[Path] = ()) -> None:
@@ -354,6 +355,7 @@ class Worker:
             check_output(path, read, replace=self._replace)
         files = [(path, plan.size) for path, plan in zip(paths, plans, strict=True)]
         with self._output(files, replace=self._replace) as output:
+            self._warnings += output.warnings
             for start, plan in zip(output.starts, plans, strict=True):
                 output.write(plan.header, start)
             # One run over all files, as if they lay one behind the other.

@@ -50,6 +50,8 @@ class Output:
     ----------
     starts : list of int
         Where each file begins if all of them lie one behind the other: so :meth:`write` counts.
+    warnings : list of str
+        What the user should know about the folders: files of a killed run that may be needed.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class Output:
         self.starts = [0]
         for _, size in files[:-1]:
             self.starts.append(self.starts[-1] + size)
+        self.warnings: list[str] = []
         self._committed = False
 
     @staticmethod
@@ -74,7 +77,7 @@ class Output:
     def __enter__(self) -> Self:
         try:
             for folder in {draft.folder for draft in self._drafts}:
-                remove_leftovers(folder)
+                self.warnings += remove_leftovers(folder)
             for draft in self._drafts:
                 draft.open()
             self._check_space()
@@ -418,8 +421,9 @@ def check_output(path: Path, inputs: Iterable[Path], *, replace: bool) -> None:
         raise FileError(f"{path} already exists; name another output, or replace it with `force=True`")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the hidden files of runs that were killed, as far as that is sure."""
+def remove_leftovers(folder: Path) -> list[str]:
+    """Remove the hidden files of runs that were killed, as far as that is sure; say which are needed."""
+    needed = []
     runs: dict[str, list[Path]] = defaultdict(list)
     for path in folder.glob(f"{_PREFIX}*-*"):
         runs[path.stem.split("-")[2]].append(path)
@@ -427,12 +431,22 @@ def remove_leftovers(folder: Path) -> None:
         new = [path for path in paths if path.suffix == _SUFFIX]
         old = [path for path in paths if path.suffix == _ASIDE]
         if new and any(_links(path) == 1 for path in old):
-            continue  # killed after one file got its name, before another one did: both sets are needed
+            # Killed after one file got its name, before another one did: both sets are needed.
+            if all(map(_is_leftover, new)):
+                run = old[0].stem.rpartition("-")[0]
+                needed.append(
+                    f"a run was killed while it replaced shards in {folder}: some are new there, "
+                    f"{run}-*{_ASIDE} are the old ones in their place, "
+                    f"and {run}-*{_SUFFIX} new ones without a name; "
+                    "write that model again, or name them, and remove what is left"
+                )
+            continue
         for path in new:
             _remove_leftover(path)
         if not any(map(os.path.lexists, new)):
             for path in old:
                 _remove_leftover(path)
+    return needed
 
 
 def _links(path: Path) -> int:
@@ -443,18 +457,33 @@ def _links(path: Path) -> int:
 
 
 def _remove_leftover(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            found = os.fstat(fd)
-            # A lock may be unknown to other machines that share the folder: of theirs, only what is old.
-            ours = path.name.startswith(f"{_PREFIX}{_kernel()}-")
-            if stat.S_ISREG(found.st_mode) and (ours or time.time() - found.st_mtime > _DAY):
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error if its maker is at work
-                if _is_at(fd, path):
-                    os.unlink(path)
-        finally:
-            os.close(fd)
+    with contextlib.suppress(OSError), _leftover(path) as is_one:
+        if is_one:
+            os.unlink(path)
+
+
+def _is_leftover(path: Path) -> bool:
+    try:
+        with _leftover(path) as is_one:
+            return is_one
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _leftover(path: Path) -> Iterator[bool]:
+    """Hold a hidden file, and tell whether its maker is surely gone; if it is at work, that is an error."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(fd)
+        # A lock may be unknown to other machines that share the folder: of theirs, only what is old.
+        ours = path.name.startswith(f"{_PREFIX}{_kernel()}-")
+        surely = stat.S_ISREG(found.st_mode) and (ours or time.time() - found.st_mtime > _DAY)
+        if surely:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield surely and _is_at(fd, path)
+    finally:
+        os.close(fd)
 
 
 def _kernel() -> str:

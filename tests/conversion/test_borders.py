@@ -344,6 +344,13 @@ def test_a_model_card_costs_little(card: int, tmp_path: Path) -> None:
     assert run_bounded(survives, lambda: general(tmp_path, card=text), file_bytes=len(text)) in (True, False)
 
 
+def test_a_card_may_name_a_thousand_models(tmp_path: Path) -> None:
+    card = "---\nbase_model: [{}]\n---\n"
+    general(tmp_path, card=card.format("a/b," * 1024))
+    with pytest.raises(FormatError, match=r"README\.md: .*base_model.* at most 1024"):
+        general(tmp_path, card=card.format("a/b," * 1025))
+
+
 def test_a_card_counts_as_its_text_says(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(CARD + "\nlatin-1 below: \n")
     with open(tmp_path / "README.md", "ab") as file:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_CARD = 64 << 20  # bytes of README.md
 _MAX_ID = 1024  # characters of a model's name that is taken apart
+_MAX_MODELS = 1024  # names that are taken apart; real cards list a few dozen
 _MAX_STEM = 200  # bytes of a file name before its type
 
 # What the rules look at in a model card.
@@ -205,8 +206,10 @@ def _models(values: Values, key: str) -> list[str | dict[str, str]]:
     """Names, addresses, or objects of text: models and data sets that this one comes from."""
     value = values.get(key)
     models = [value] if isinstance(value, str | dict) else value or []
-    if not isinstance(models, list) or not all(map(_is_model, models)):
-        values.refuse(key, f"a name of at most {_MAX_ID} characters, or a list of them")
+    if not isinstance(models, list) or len(models) > _MAX_MODELS or not all(map(_is_model, models)):
+        values.refuse(
+            key, f"a name of at most {_MAX_ID} characters, or a list of at most {_MAX_MODELS} of them"
+        )
     return models
 
 
