@@ -46,6 +46,27 @@ def squeeze(tensor: LazyTensor, h: Hparams) -> LazyTensor:
     return lazy.reshape(tensor, [length for length in tensor.shape if length != 1])
 
 
+def as_column(tensor: LazyTensor, h: Hparams) -> LazyTensor:
+    """Make each number of a vector a row: Mamba 2 has one a head where Mamba 1 had a row."""
+    return lazy.reshape(tensor, (*tensor.shape, 1))
+
+
+def grouped(groups: Size) -> Step:
+    """Cut a vector into rows, one a group."""
+
+    def step(tensor: LazyTensor, h: Hparams) -> LazyTensor:
+        count = groups(h)
+        _check_length(tensor, 0, tensor.shape[0] // count * count)
+        return lazy.reshape(tensor, (count, tensor.shape[0] // count))
+
+    return step
+
+
+def without_first(rows: Size) -> Step:
+    """Leave out so many rows at the beginning."""
+    return lambda tensor, h: lazy.slice_rows(tensor, rows(h), tensor.shape[0])
+
+
 def transpose(tensor: LazyTensor, h: Hparams) -> LazyTensor:
     """Swap the last two axes."""
     if len(tensor.shape) == 2:

@@ -9,7 +9,17 @@ from gguffast.conversion.architectures.qwen2 import (
     qwen_vocabulary,
 )
 from gguffast.conversion.blocks import ATTENTION, EMBEDDING, FEED_FORWARD_BLOCK, HEAD_NORMS, NORMS
+from gguffast.conversion.hparams import Hparams
 from gguffast.conversion.keys import BASE, EXPERT_FEED_FORWARD_LENGTH
+from gguffast.conversion.pooling import pooling
+
+_BARE = ("embed_tokens.", "layers.", "norm.")
+
+
+def _rename(name: str, h: Hparams) -> str:
+    """Embedding models are stored as what their head is left away from, names and all."""
+    return f"model.{name}" if name.startswith(_BARE) else name
+
 
 DENSE = Architecture(
     hf_class="Qwen3ForCausalLM",
@@ -28,7 +38,8 @@ DENSE = Architecture(
         "tie_word_embeddings": False,
     },
     tensors={**EMBEDDING, **NORMS, **ATTENTION, **HEAD_NORMS, **FEED_FORWARD_BLOCK},
-    keys=BASE,
+    keys=(*BASE, pooling),
+    rename=_rename,
     vocabulary=qwen_vocabulary,
 )
 SPARSE = Architecture(

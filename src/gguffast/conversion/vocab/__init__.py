@@ -12,7 +12,7 @@ from typing import Any
 
 from ...documents import shown
 from ...errors import FormatError
-from . import bpe, sentencepiece, spm_json, tekken
+from . import bpe, sentencepiece, spm_json, tekken, unigram, wordpiece
 from .files import Files, is_id
 from .special import flag_entry, id_entry
 from .table import Entry, Vocab
@@ -35,6 +35,9 @@ def load_vocab(
     special_ids: Iterable[tuple[str, int]] = (),
     special_texts: Iterable[tuple[str, str]] = (),
     literal_added_tokens: bool = False,
+    multiple: int = 1,
+    token_types: int | None = None,
+    early_flags: Iterable[tuple[str, bool]] = (),
 ) -> Vocab:
     """Read the tokenizer of the checkpoint in `directory`.
 
@@ -47,7 +50,9 @@ def load_vocab(
         The model's configuration with its class defaults filled in, for ``vocab_size``.
     kinds : sequence of str
         Kinds of tokenizer that the architecture may have, tried in this order: ``bpe``, ``spm_json`` and
-        ``gemma4`` (tokenizer.json), ``sentencepiece`` (tokenizer.model), ``tekken`` (tekken.json).
+        ``gemma4`` (tokenizer.json), ``sentencepiece`` (tokenizer.model), ``tekken`` (tekken.json),
+        ``wordpiece`` (tokenizer.json), ``unigram`` (sentencepiece.bpe.model or tokenizer.json), ``t5``
+        (tokenizer.model or spiece.model).
     pre : str, optional
         Name of the pre-tokenizer, when the user gave one; otherwise it is recognised.
     config_space_prefix : bool
@@ -64,6 +69,12 @@ def load_vocab(
         Added tokens with a role that the architecture knows; what a file says counts more. For ``bpe`` alone.
     literal_added_tokens : bool
         Phi-3: SentencePiece added tokens are taken as they stand, and tokenizer.json's list counts as well.
+    multiple : int
+        The list of tokens is filled up to a multiple of this, whatever the embedding's rows are (Mamba).
+    token_types : int, optional
+        BERT and its kin: kinds of sentences, ``tokenizer.ggml.token_type_count``.
+    early_flags : iterable of (name, value)
+        Switches that stand first; the tokenizer's own say, if they have one, counts.
 
     Returns
     -------
@@ -81,6 +92,8 @@ def load_vocab(
     size = config.get("vocab_size")
     if size is not None and not (is_id(size) and size > 0):
         raise files.damaged("config.json", f"vocab_size is {shown(size)}")
+    if size is not None:
+        size = -(-size // multiple) * multiple
     kind = _choose(files, kinds)
     match kind:
         case "tekken":
@@ -91,11 +104,23 @@ def load_vocab(
             vocab = spm_json.load(files, size)
         case "gemma4":
             vocab = spm_json.load_gemma4(files, size)
+        case "wordpiece":
+            vocab = wordpiece.load(files, size, pre)
+        case "unigram":
+            vocab = unigram.load_roberta(files, size, token_types or 1)
+        case "t5":
+            vocab = unigram.load_t5(files, size)
         case _:
             vocab = bpe.load(files, size, pre, special_texts)
+    if kind == "wordpiece" and token_types is not None:
+        vocab.kvs.insert(0, Entry("tokenizer.ggml.token_type_count", token_types, "UINT32"))
     prefix = files.json("tokenizer_config.json").get("add_prefix_space")
     if config_space_prefix and kind != "tekken" and isinstance(prefix, bool):
         vocab.kvs.insert(0, flag_entry("add_space_prefix", prefix))
+    early = [flag_entry(name, value) for name, value in early_flags]
+    if early:
+        own, vocab.kvs = vocab.kvs, early
+        vocab.set(own)
     vocab.set(id_entry(name, token) for name, token in special_ids)
     if space_prefix is not None and kind in ("sentencepiece", "spm_json", "gemma4"):
         vocab.set([flag_entry("add_space_prefix", space_prefix)])
@@ -112,10 +137,13 @@ def _choose(files: Files, kinds: Sequence[str]) -> str:
         "spm_json": files.has("tokenizer.json") and spm_json.is_spm(files),
         "gemma4": files.has("tokenizer.json"),
         "bpe": files.has("tokenizer.json"),
+        "wordpiece": files.has("tokenizer.json") and not unigram.is_unigram(files),
+        "unigram": files.has(unigram.ROBERTA_NAME) or unigram.is_unigram(files),
+        "t5": any(map(files.has, unigram.T5_NAMES)),
     }
     for kind in kinds:
         if present[kind]:
             return kind
-    names = {"tekken": "tekken.json", "sentencepiece": "tokenizer.model"}
+    names = {"tekken": "tekken.json", "sentencepiece": "tokenizer.model", "t5": "spiece.model"}
     looked_for = " or ".join(dict.fromkeys(names.get(kind, "tokenizer.json") for kind in kinds))
     raise FormatError(f"{files.directory}: no tokenizer: expected {looked_for} beside config.json")

@@ -36,13 +36,14 @@ def load(files: Files, size: int | None, pre: str | None, roles: Iterable[tuple[
     FormatError
         A tokenizer of another kind, ids out of range, malformed merges, duplicates, an unknown pre-tokenizer.
     """
-    tokenizer = files.json(NAME)
-    model = as_dict(tokenizer.get("model"))
+    model = as_dict(files.json(NAME).get("model"))
     if model.get("type", "BPE") != "BPE":
-        raise files.damaged(NAME, f"a {short(str(model['type']), 60)} tokenizer; only BPE can be converted")
+        raise files.damaged(
+            NAME, f"a {short(str(model['type']), 60)} tokenizer; this class's can be converted from BPE only"
+        )
     vocab = model_vocab(files, model)
     added = added_tokens(files, vocab)
-    table = _table(files, vocab, added, size)
+    table = token_table(files, vocab, added, size)
     name = pre or recognise(files, vocab)
     merges = model_merges(files, model)
     warnings: list[str] = []
@@ -106,9 +107,10 @@ def _check_merges(files: Files, merges: list[Any], good: Callable[[Any], bool]) 
             raise files.damaged(NAME, f"merge {place} is {shown(merge)}, not a pair of tokens")
 
 
-def _table(
+def token_table(
     files: Files, vocab: dict[str, int], added: Mapping[int, AddedToken], size: int | None
 ) -> TokenTable:
+    """Put the tokens of a tokenizer.json and those added to them in the order of their ids."""
     last = max(*vocab.values(), *added) if added else max(vocab.values())
     table = TokenTable(table_size(str(files.path(NAME)), size, last, len(vocab) + len(added)))
     if last >= len(table):

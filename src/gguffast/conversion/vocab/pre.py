@@ -61,6 +61,7 @@ _DEEPSEEK_LETTERS = (  # code points, for many of these letters look like others
 _DEEPSEEK_SYMBOLS = r"\s?[" "!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002" "]+"
 _DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _BLOOM = r" ?[^(\s|[.,!?" "\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c" "])]+"
+_BERT = ("BertPreTokenizer", "no bytes")
 _AYA_DIGITS = r"\d{1,3}(?=(?:\d{3})*\b)"
 
 
@@ -87,6 +88,9 @@ class Rule(NamedTuple):
 
 # The first rule that fits counts: within one set of steps, those with tokens come before the general one.
 TABLE = (
+    Rule("bert-bge-large", _BERT, {"[CLS]": 101, "\u4e00": 671}),  # the Chinese BERT's vocabulary
+    Rule("bert-bge", _BERT),  # llama.cpp tells no WordPiece tokenizer from another
+    Rule("lfm2", (LLAMA3,), {"<|startoftext|>": 1}),
     Rule("glm4", (LLAMA3,), {"[gMASK]": None}),
     Rule("dbrx", (LLAMA3,), {"<|endoftext|>": 100257}, bos=False),  # cl100k: DBRX, Phi-4, OLMo 2
     Rule("llama-bpe", (LLAMA3,), bos=True),
@@ -94,6 +98,7 @@ TABLE = (
     Rule("deepseek-r1-qwen", (QWEN2,), {"<｜begin▁of▁sentence｜>": 151646}, bos=True),  # noqa: RUF001
     Rule("stablelm2", (QWEN2,), {"<|endoftext|>": 100257}),
     Rule("qwen2", (QWEN2,)),
+    Rule("modern-bert", (GPT2,), {"[CLS]": 50281}),
     Rule("olmo", (GPT2,), {"<|padding|>": 1, "  ": 50276}),  # GPT-NeoX's vocabulary with its runs of spaces
     Rule("mpt", (GPT2,), {"<|padding|>": 1}),
     Rule("phi-2", (GPT2,), {"<|endoftext|>": 50256, " " * 31: 50257}),

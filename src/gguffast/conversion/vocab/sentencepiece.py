@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...documents import shown
 from ...errors import FormatError
@@ -22,6 +22,9 @@ from .table import TokenTable, TokenType, Vocab, table_size
 NAME = "tokenizer.model"
 _PIECES = 1
 _SPECS = (2, 3)  # how it was trained, how it normalizes: every real model has them after its pieces
+_TRAINER, _NORMALIZER = _SPECS
+_MODEL_TYPE, _UNIGRAM = 3, 1  # of the trainer's fields, and its value
+_CHARACTERS, _SPACE_PREFIX, _STRIPS = 2, 3, 4  # of the normalizer's
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_FIELDS = 64
 _MAX_PIECES = 1 << 17  # and one more for each 24 bytes; real files have 16 to 20 bytes a piece
@@ -150,6 +153,39 @@ def read_pieces(data: bytes, source: str) -> list[tuple[str, float, int]]:
     if not trained:
         raise FormatError(f"{source}: the file is truncated: nothing follows its {len(pieces)} pieces")
     return pieces
+
+
+class Normalizer(NamedTuple):
+    """How a SentencePiece model was trained and how it treats text, as far as GGUF has keys for it."""
+
+    unigram: bool
+    space_prefix: bool
+    strips: bool
+    """Whether it leaves out spaces at the ends, and all but one of several."""
+    characters: bytes
+    """Its precompiled character map."""
+
+
+def read_normalizer(data: bytes, source: str) -> Normalizer:
+    """Read what `Normalizer` holds; the same arguments and errors as for :func:`read_pieces`."""
+    unigram, prefix, strips, characters = True, True, True, b""
+    try:
+        for field, start, stop in _fields(data, 0, len(data)):
+            if field == _TRAINER:
+                for inner, begin, end in _fields(data, start, stop):
+                    if inner == _MODEL_TYPE:
+                        unigram = _varint(data, begin, end)[0] == _UNIGRAM
+            elif field == _NORMALIZER:
+                for inner, begin, end in _fields(data, start, stop):
+                    if inner == _CHARACTERS:
+                        characters = data[begin:end]
+                    elif inner == _SPACE_PREFIX:
+                        prefix = _varint(data, begin, end)[0] != 0
+                    elif inner == _STRIPS:
+                        strips = _varint(data, begin, end)[0] != 0
+    except _Malformed as error:
+        raise FormatError(f"{source}: not a SentencePiece model, or a truncated one ({error})") from None
+    return Normalizer(unigram, prefix, strips, characters)
 
 
 class _Malformed(Exception):
