@@ -2,16 +2,18 @@
 
 Names, shapes and dtypes are those of ``gguf.quants``, so that one changed import is enough. The bytes are
 llama.cpp's, also for types that ``gguf.quants`` cannot quantize to, and an importance matrix can be given.
+gguf-py's lazy tensors stay lazy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from types import EllipsisType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from gguffast import _core
 from gguffast.errors import DataError, OptionError
@@ -57,6 +59,10 @@ def quantize(data: ArrayLike, qtype: int | str, imatrix: ArrayLike | None = None
         A type without a codec here, such as Q8_K. An `OptionError` and a `NotImplementedError`.
     """
     type_ = _with_codec(qtype, "quantize to")
+    if _is_lazy(data):
+        dtype = _PLAIN.get(type_)
+        shape = data.shape if dtype else quant_shape_to_byte_shape(data.shape, type_)
+        return _later(data, lambda now: quantize(now, type_, imatrix), dtype or np.uint8, shape)
     x = np.asarray(data)
     if x.dtype != np.float16:
         x = np.asarray(x, np.float32)
@@ -97,6 +103,10 @@ def dequantize(data: NDArray[Any], qtype: int | str) -> NDArray[np.float32]:
         A type without a codec here.
     """
     type_ = _with_codec(qtype, "dequantize from")
+    if _is_lazy(data):
+        stored_shape = (*data.shape[:-1], data.shape[-1] * data.dtype.itemsize)
+        shape = quant_shape_from_byte_shape(stored_shape, type_)
+        return _later(data, lambda now: dequantize(now, type_), np.float32, shape)
     stored = np.ascontiguousarray(data).view(np.uint8)
     out = np.empty(quant_shape_from_byte_shape(stored.shape, type_), np.float32)
     if out.size:
@@ -132,6 +142,24 @@ def quant_shape_from_byte_shape(shape: Sequence[int], quant_type: int | str) -> 
             f"{type_.info.block_bytes} bytes: these are not rows of {type_.name}"
         )
     return (*shape[:-1], shape[-1] // type_.info.block_bytes * type_.info.block_size)
+
+
+#: Types whose arrays have a dtype, and the shape of the weights.
+_PLAIN = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
+
+
+def _is_lazy(data: object) -> TypeGuard[Any]:
+    """Tell one of gguf-py's lazy tensors, of which there is none before that is imported."""
+    gguf_lazy = sys.modules.get("gguf.lazy")
+    return gguf_lazy is not None and isinstance(data, gguf_lazy.LazyNumpyTensor)
+
+
+def _later(
+    data: Any, function: Callable[[Any], Any], dtype: DTypeLike, shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Give a lazy tensor that is computed when gguf-py computes those it comes from."""
+    later: NDArray[Any] = type(data)._wrap_fn(function, meta_noop=(dtype, lambda _: shape))(data)
+    return later
 
 
 def _type(qtype: int | str) -> GGMLQuantizationType:
