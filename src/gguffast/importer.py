@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from gguffast import hub
 from gguffast.errors import OptionError
-from gguffast.job import MakeOptions
+from gguffast.job import MakeOptions, thread_count
 from gguffast.obtain import (
     Model,
     Named,
@@ -282,6 +282,7 @@ def create(
 def _read(given: MakeOptions) -> tuple[Options, MakeOptions]:
     """Check options before any work is done; what can be read but once is read, and given along."""
     say = Options(given)
+    thread_count(given.get("threads"))
     return say, {**given, "tensor_type": say.tensor_type, "override_kv": say.override_kv}
 
 

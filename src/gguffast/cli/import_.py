@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gguffast.cli.options import add_host, add_make_options, list_types, options_of, words_of
 from gguffast.cli.transfer import add_token_option, ending_at_once
-from gguffast.errors import FileError, GGUFFastError, OptionError
+from gguffast.errors import FormatError, GGUFFastError, OptionError
 
 if TYPE_CHECKING:
     from gguffast.cli import CommandParser
@@ -124,12 +124,12 @@ def _command(args: argparse.Namespace) -> str:
 
 
 def _read(path: Path) -> str:
+    from gguffast.files import read_file
+
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"{path}: cannot read the template: {error.strerror}") from None
+        return read_file(path, "a template", 1 << 20).decode()
     except UnicodeDecodeError:
-        raise FileError(f"{path}: the template is not UTF-8 text") from None
+        raise FormatError(f"{path}: the template is not UTF-8 text") from None
 
 
 class _Display:
