@@ -48,7 +48,7 @@ def test_no_configuration_is_a_crash(
         path = tmp_path / "config.json"
         path.write_text(json.dumps(changed))
         read = read_config(tmp_path)
-        architecture = find_architecture(class_name(read, path))
+        architecture = find_architecture(class_name(read, path), read)
         hparams = architecture.hparams(read, path, list(tensors) if with_tensors else [])
         architecture.vocabulary(hparams)
         list(architecture.generated(hparams))

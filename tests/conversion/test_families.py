@@ -74,7 +74,7 @@ def test_what_is_missing_is_named(name: str, family: Callable[[str], Path]) -> N
     config = read_config(folder)
     checkpoint = open_checkpoint(folder, config.get("quantization_config"))
     text = {key: tensor for key, tensor in checkpoint.tensors.items() if is_text(key)}
-    architecture = find_architecture(class_name(config, folder / "config.json"))
+    architecture = find_architecture(class_name(config, folder / "config.json"), config)
     hparams = architecture.hparams(config, folder / "config.json", list(text))
     silent = []
     for key in text:

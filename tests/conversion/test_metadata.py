@@ -45,7 +45,7 @@ def f32(value: float) -> float:
 def test_a_missing_key_means_the_classes_default(name: str, copy_of: Copy, tmp_path: Path) -> None:
     folder = copy_of(name)
     config = json.loads((folder / "config.json").read_text())
-    architecture = find_architecture(config["architectures"][0])
+    architecture = find_architecture(config["architectures"][0], config)
     full = architecture.hparams(config, folder / "config.json")
     without = {key: value for key, value in config.items() if key not in architecture.defaults}
     bare = architecture.hparams(without, folder / "config.json")

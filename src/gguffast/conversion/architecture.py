@@ -120,6 +120,8 @@ class Architecture:
         Number of experts, where tensors have an ``{e}``.
     nextn : Size, optional
         Number of layers for multi-token prediction that follow the model's own; None: there are none.
+    variant : callable, optional
+        Which of several architectures the configuration makes it, where one class covers them.
     rename : callable, optional
         Gives a tensor of the checkpoint the name that `tensors` has, or None to leave it out.
     vocabulary : callable
@@ -137,6 +139,7 @@ class Architecture:
     generated: Callable[[Hparams], Iterator[Generated]] = lambda hparams: iter(())
     experts: Size | None = None
     nextn: Size | None = None
+    variant: Callable[[Mapping[str, Any]], Architecture] | None = None
     rename: Callable[[str, Hparams], str | None] | None = None
     vocabulary: Callable[[Hparams], dict[str, Any]] = lambda hparams: {"kinds": ("bpe",)}
 

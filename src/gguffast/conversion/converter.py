@@ -180,7 +180,7 @@ class _Model:
         self.folder = folder
         config_path = folder / "config.json"
         config = read_config(folder)
-        self.architecture: Architecture = find_architecture(class_name(config, config_path))
+        self.architecture: Architecture = find_architecture(class_name(config, config_path), config)
         quantization = Values(config, config_path).within("quantization_config").values
         checkpoint = None if options.get("vocab_only") else open_checkpoint(folder, quantization)
         names = list(checkpoint.tensors) if checkpoint else []

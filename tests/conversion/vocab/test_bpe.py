@@ -77,7 +77,7 @@ def test_malformed_merges(merges: object, said: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "Unigram"}, "a Unigram tokenizer; only BPE"),
+        ({"model_type": "Unigram"}, "a Unigram tokenizer; this class"),
         ({"model_vocab": []}, "no model.vocab"),
         ({"model_vocab": {"a": 0, "b": -1}}, "token 'b' has the id -1"),
         ({"model_vocab": {"a": 0, "b": 1.0}}, "token 'b' has the id 1.0"),

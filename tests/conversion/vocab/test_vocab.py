@@ -39,7 +39,7 @@ def as_reference(vocab: Vocab, long: int) -> list[list[Any]]:
 def test_the_keys_are_the_references(name: str, unpacked: Path) -> None:
     folder = unpacked / name
     config = read_config(folder)
-    architecture = find_architecture(class_name(config, folder))
+    architecture = find_architecture(class_name(config, folder), config)
     hparams = architecture.hparams(config, folder / "config.json")
     # No --pre: the reference needed it for these vocabularies, the structure tells it.
     vocab = load_vocab(folder, hparams.values, **architecture.vocabulary(hparams))

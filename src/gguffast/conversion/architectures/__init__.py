@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Mapping
+from typing import Any
 
 from gguffast.conversion.architecture import Architecture
 from gguffast.documents import shown
@@ -19,8 +21,8 @@ def all_architectures() -> dict[str, Architecture]:
     return dict(sorted(found.items()))
 
 
-def find_architecture(hf_class: str) -> Architecture:
-    """Return the architecture of a Hugging Face class.
+def find_architecture(hf_class: str, config: Mapping[str, Any] | None = None) -> Architecture:
+    """Return the architecture of a Hugging Face class, as `config` makes it where that matters.
 
     Raises
     ------
@@ -28,12 +30,12 @@ def find_architecture(hf_class: str) -> Architecture:
         If it is not known; the message names the nearest that are.
     """
     known = all_architectures()
-    try:
-        return known[hf_class]
-    except KeyError:
+    if hf_class not in known:
         near = difflib.get_close_matches(hf_class[:100], known, 4, 0.4)
         like = f"; nearest are {', '.join(near)}" if near else ""
         raise OptionError(
             f"model class {shown(hf_class)} is none of the {len(known)} that are supported{like}; if one of "
             'them reads the same tensors, name it in "architectures" of config.json'
-        ) from None
+        )
+    found = known[hf_class]
+    return found.variant(config or {}) if found.variant else found

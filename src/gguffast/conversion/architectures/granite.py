@@ -15,25 +15,26 @@ _MOE = "model.layers.{i}.block_sparse_moe"
 _SHARED = size("shared_intermediate_size")
 
 
-def _shared_width(h: Hparams) -> int | None:
+def shared_width(h: Hparams) -> int | None:
+    """Give the width of the expert that every token goes through, if there is one."""
     return h.integer("shared_intermediate_size", default=None) or None
 
 
-_EXPERT_TENSORS: dict[str, Rule | None] = {
+EXPERT_TENSORS: dict[str, Rule | None] = {
     f"{_MOE}.router.layer": linear("blk.{i}.ffn_gate_inp", EXPERTS, HIDDEN),
     f"{_MOE}.input_linear": Rule(
         ("blk.{i}.ffn_gate_exps", "blk.{i}.ffn_up_exps"), (EXPERTS, size("intermediate_size", 2), HIDDEN)
     ),
     f"{_MOE}.output_linear": Rule("blk.{i}.ffn_down_exps", (EXPERTS, HIDDEN, FEED_FORWARD)),
 }
-_SHARED_EXPERT: dict[str, Rule | None] = {
+SHARED_EXPERT: dict[str, Rule | None] = {
     "model.layers.{i}.shared_mlp.input_linear": Rule(
         ("blk.{i}.ffn_gate_shexp", "blk.{i}.ffn_up_shexp"), (size("shared_intermediate_size", 2), HIDDEN)
     ),
     "model.layers.{i}.shared_mlp.output_linear": linear("blk.{i}.ffn_down_shexp", HIDDEN, _SHARED),
 }
 
-_DENSE = Architecture(
+DENSE = Architecture(
     hf_class="GraniteForCausalLM",
     name="granite",
     defaults={
@@ -64,11 +65,11 @@ _DENSE = Architecture(
     ),
     vocabulary=llama.llama_vocabulary,
 )
-_SPARSE = replace(
-    _DENSE,
+SPARSE = replace(
+    DENSE,
     name="granitemoe",
     defaults={
-        **_DENSE.defaults,
+        **DENSE.defaults,
         "num_key_value_heads": HEADS,
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
@@ -77,10 +78,10 @@ _SPARSE = replace(
         **EMBEDDING,
         **NORMS,
         **PERMUTED_ATTENTION,
-        **_EXPERT_TENSORS,
-        **only(lambda h: _shared_width(h) is not None, _SHARED_EXPERT),
+        **EXPERT_TENSORS,
+        **only(lambda h: shared_width(h) is not None, SHARED_EXPERT),
     },
-    keys=(*_DENSE.keys, uint("{arch}.expert_shared_feed_forward_length", _shared_width)),
+    keys=(*DENSE.keys, uint("{arch}.expert_shared_feed_forward_length", shared_width)),
 )
 
-ARCHITECTURES = (_DENSE, *classes(_SPARSE, "GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"))
+ARCHITECTURES = (DENSE, *classes(SPARSE, "GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"))
