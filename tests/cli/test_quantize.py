@@ -314,7 +314,7 @@ def write_imatrix(path, sizes):
         ("wide-F16.gguf q4km 8", "unknown file type 'q4km'"),
         ("wide-F16.gguf out.gguf", "no TYPE after OUTPUT out.gguf"),
         ("wide-F16.gguf out.gguf 99", "unknown file type '99'"),
-        ("wide-F16.gguf out.gguf iq2_xxs", "IQ2_XXS is known, but not one that gguffast produces"),
+        ("wide-F16.gguf out.gguf nvfp4", "NVFP4 is known, but not one that gguffast produces"),
         ("wide-F16.gguf out.gguf q4_k_m many", "THREADS must be a number, found 'many'"),
         ("wide-F16.gguf out.gguf q4_k_m 2 3", "unexpected argument '3'"),
         ("wide-F16.gguf out.gguf q4_k_m 2 --threads 3", "given twice"),
