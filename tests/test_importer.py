@@ -367,6 +367,7 @@ def test_refused_before_anything_is_done(hub, run, tiny, tmp_path):
     refuse("cannot read none.txt: there is no such file", "--template", "none.txt")
     refuse("cannot read /dev/zero: it is not a regular file", "--template", "/dev/zero")
     refuse("--threads must be at most 4096", "--threads", "99999")
+    refuse("there is no such user", source="~nosuchuser/m.gguf")
     refuse("--imatrix", "--include-weights", "ffn")
     refuse("cannot read none: there is no such file", "--imatrix", "none")
     refuse("private is for a repo", "--private")

@@ -448,6 +448,7 @@ def test_debug_shows_the_traceback(tmp_path):
     [
         (ZeroDivisionError("oops"), "error: ZeroDivisionError: oops; this should not happen: .*--debug"),
         (MemoryError(), "error: out of memory"),
+        (ModuleNotFoundError("x", name="yaml"), r"error: the package 'yaml' is missing: pip install 'gguff"),
         (OSError(5, "Input/output error"), r"error: \[Errno 5\] Input/output error"),
         (KeyboardInterrupt(), "gguffast: interrupted"),
     ],

@@ -243,6 +243,14 @@ def test_a_vocabulary_larger_than_the_embedding(copy_of: Copy, tmp_path: Path) -
         convert(folder, tmp_path / "x.gguf", pre="llama-bpe")
 
 
+def test_a_layer_of_5000_digits(copy_of: Copy, tmp_path: Path) -> None:
+    folder = copy_of("llama2")
+    edit_weights(folder, **{f"model.layers.{'9' * 5000}.mlp.up_proj.weight": Raw("F32", [4, 4], bytes(64))})
+    with pytest.raises(FormatError, match=r"tensor model\.layers\.9+\.\.\.: .* has no such tensor") as caught:
+        convert(folder, tmp_path / "x.gguf")
+    assert len(str(caught.value)) < 400
+
+
 def test_a_tensor_under_two_names(copy_of: Copy, tmp_path: Path) -> None:
     folder = copy_of("gemma3")
     name = "model.norm.weight"

@@ -131,6 +131,8 @@ def _fail(error: BaseException, parser: argparse.ArgumentParser | None) -> int:
         message = "; ".join(["interrupted", *getattr(error, "__notes__", ())])
     elif isinstance(error, GGUFFastError):
         message = f"error: {spelled(str(error), parser)}"
+    elif isinstance(error, ModuleNotFoundError) and not f"{error.name}".startswith("gguffast"):
+        message = f"error: the package {error.name!r} is missing: pip install 'gguffast[convert,hub]'"
     elif isinstance(error, MemoryError):
         message = "error: out of memory; fewer threads need less (--threads)"
     elif isinstance(error, OSError):
