@@ -256,6 +256,8 @@ class Worker:
     given : WorkOptions
     output : type of Output
         How files are written.
+    planned : callable, optional
+        Called with the paths and plans of all files, before the first byte is written.
 
     Raises
     ------
@@ -263,8 +265,14 @@ class Worker:
         The number of threads makes no sense.
     """
 
-    def __init__(self, given: WorkOptions, output: type[Output] = Output) -> None:
+    def __init__(
+        self,
+        given: WorkOptions,
+        output: type[Output] = Output,
+        planned: Callable[[Sequence[Path], Sequence[Plan]], object] | None = None,
+    ) -> None:
         self._output = output
+        self._planned = planned
         self._started = time.perf_counter()
         self._threads = thread_count(given.get("threads"))
         self._progress = given.get("progress")
@@ -324,6 +332,8 @@ class Worker:
         warnings: Sequence[str] = (),
     ) -> Result:
         """Write a model to `paths`, laid out as `plans` say; other parameters as for :meth:`run`."""
+        if self._planned:
+            self._planned(paths, plans)
         if not self._dry_run:
             self.write(paths, plans, inputs)
         return Result(

@@ -24,7 +24,7 @@ from support.gguf_files import GGUF
 from support.llama_cpp import program
 
 DATA = Path(__file__).parents[1] / "data"
-CALLERS = json.loads((DATA / "callers.json").read_text())
+CALLERS = [c for c in json.loads((DATA / "callers.json").read_text()) if "program" not in c]
 PLAIN = json.loads((DATA / "quantized" / "plain.json").read_text())
 OURS = [sys.executable, "-m", "gguffast.compat.llama_quantize"]
 WIDE = "llama-wide-f16.gguf"

@@ -14,18 +14,27 @@ from gguffast.errors import GGUFFastError
 
 def say(*lines: str) -> None:
     """Print on stderr. A line stays one, whatever names are in it."""
-    _write(sys.stderr, lines)
+    _write(sys.stderr, _joined(lines))
 
 
 def print_(*lines: str) -> None:
     """Print on stdout."""
-    _write(sys.stdout, lines)
+    _write(sys.stdout, _joined(lines))
 
 
-def _write(stream: Any, lines: Iterable[str]) -> None:
+def draw(line: str) -> None:
+    """Print a line on stderr over the one that stands there."""
+    _write(sys.stderr, f"\r{one_line(line)}")
+
+
+def _joined(lines: Iterable[str]) -> str:
+    return "".join(f"{one_line(line)}\n" for line in lines)
+
+
+def _write(stream: Any, text: str) -> None:
     """Print and flush. A reader that went away is no reason to stop."""
     try:
-        stream.write("".join(f"{one_line(line)}\n" for line in lines))
+        stream.write(text)
         stream.flush()
     except OSError:
         null = os.open(os.devnull, os.O_WRONLY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -22,6 +22,7 @@ from gguffast.errors import FileError, FormatError, OptionError, quote
 from gguffast.filetypes import FILE_TYPES, FileType, LlamaFileType, parse_file_type
 from gguffast.gguf import KV, GGUFValueType, kv
 from gguffast.job import Job, Result, Worker, quantization, read_limits
+from gguffast.plan import Plan
 from gguffast.recipe.choose import Choice
 from gguffast.recipe.options import Options, said_of_recipe, takes
 from gguffast.sources import SourceTensor
@@ -102,6 +103,7 @@ def run(
     options: ConvertOptions,
     *,
     copied: bool = False,
+    planned: Callable[[Sequence[Path], Sequence[Plan]], object] | None = None,
 ) -> Result:
     """Do what :func:`convert` says.
 
@@ -111,8 +113,10 @@ def run(
         As there.
     copied : bool
         Write the file that llama-quantize's COPY makes of the converter's; they differ in order only.
+    planned
+        As for :class:`gguffast.job.Worker`.
     """
-    worker = Worker(options)
+    worker = Worker(options, planned=planned)
     folder = Path(os.path.abspath(src))
     wanted = _parse_type(file_type)
     say = Options(options)
