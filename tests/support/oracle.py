@@ -144,7 +144,8 @@ def _quantize_in_child(
         if child == 0:
             faulthandler.disable()
             os.environ["GGML_NO_BACKTRACE"] = "1"  # else a debugger would be started
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
             _quantize_chunk(x, number, importance, ctypes.addressof(ctypes.c_char.from_buffer(shared)))
             os._exit(0)
         _, status = os.waitpid(child, 0)

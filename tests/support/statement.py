@@ -16,6 +16,10 @@ and the tests hold all three to the same bytes. To read it:
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
+import gguf
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -957,6 +961,393 @@ def nvfp4_row(x, importance, out):
                 block[4 + 8 * s + j] = nearest_fp4(xs[j], d) | nearest_fp4(xs[j + 8], d) << 4
 
 
+# --- points of codebooks ------------------------------------------------------------------------------------
+#
+# The levels of eight (IQ1, IQ2) or four (IQ3) weights are stored as the index of a point in a codebook. A
+# point that it lacks has neighbours there: those at its smallest few distances, nearest first, of equally
+# near ones the first in the codebook.
+
+ODD = np.arange(1, 16, 2, dtype=np.float32)  # what levels 0, 1, 2 … mean
+IQ1_PLUS, IQ1_MINUS = np.array([[-0.875, 0.125, 1.125], [-1.125, -0.125, 0.875]], np.float32)
+
+
+@cache
+def codebook(name: str, distances: int) -> tuple[NDArray[Any], ...]:
+    """Levels of the points in the codebook, and of all points by number: index or -1, and their neighbours.
+
+    The points are gguf-py's, which lists them to dequantize.
+    """
+    kind = getattr(gguf.quants, name)
+    kind.init_grid()
+    levels = np.unique(kind.grid, return_inverse=True)[1].reshape(-1, kind.grid.shape[-1])
+    base, weights = int(levels.max()) + 1, levels.shape[1]
+    places = base ** np.arange(weights)
+    points = np.arange(base**weights)[:, None] // places % base
+    index = np.full(len(points), -1)
+    index[levels @ places] = np.arange(len(levels))
+    start, neighbours = np.zeros(len(points) + 1, np.int64), []
+    for number, point in enumerate(points):
+        if index[number] < 0:
+            distance = np.square(levels - point).sum(1)
+            order = np.argsort(distance, kind="stable")
+            limit = np.unique(distance)[distances - 1]
+            neighbours.append(order[distance[order] <= limit])
+        start[number + 1] = start[number] + (len(neighbours[-1]) if index[number] < 0 else 0)
+    return levels, index, start, np.concatenate(neighbours)
+
+
+@njit
+def nearest_point(book, levels, x, weights, scale, values):
+    """Index of the point of these levels, or of the neighbour with the least error; True for the former."""
+    grid, indices, start, neighbours = book
+    number = 0
+    for i in range(levels.size - 1, -1, -1):
+        number = number * (3 if levels.size == 8 else 8) + levels[i]
+    if indices[number] >= 0:
+        return indices[number], True
+    best, found = FLT_MAX, -1
+    for index in neighbours[start[number] : start[number + 1]]:
+        error = F(0.0)
+        for i in range(levels.size):
+            difference = scale * values[grid[index, i]] - x[i]
+            error += weights[i] * difference * difference
+        if error < best:
+            best, found = error, index
+    if found < 0:
+        raise OverflowError("all neighbours are infinitely far")
+    return found, False
+
+
+@njit
+def point_sums(grid, index, x, weights):
+    """Sums of w * x * q and w * q * q."""
+    xq, qq, size = F(0.0), F(0.0), grid.shape[1]
+    for i in range(x.size):
+        q = ODD[grid[index[i // size], i % size]]
+        xq += weights[i] * x[i] * q
+        qq += weights[i] * q * q
+    return xq, qq
+
+
+@njit
+def take_signs(x, weights, even, magnitudes, signs):
+    """Magnitudes, and the signs of eight weights as a byte.
+
+    If the number of minus signs must be even but is odd, the weight that matters least changes its sign.
+    """
+    for at in range(0, x.size, 8):
+        byte, minus = 0, 0
+        for i in range(8):
+            magnitudes[at + i] = x[at + i]
+            if x[at + i] < 0:
+                magnitudes[at + i] = -x[at + i]
+                byte, minus = byte | 1 << i, minus + 1
+        if even and minus % 2:
+            least = 0
+            for i in range(1, 8):
+                w, v, u, y = weights[at + i], x[at + i], weights[at + least], x[at + least]
+                if w * v * v < u * y * y:
+                    least = i
+            magnitudes[at + least] = -magnitudes[at + least]
+            byte ^= 1 << least
+        signs[at // 8] = byte & (127 if even else 255)
+
+
+@njit
+def codebook_search(x, weights, book, tries, step, refit, index):
+    """Fit magnitudes: the best of 2 * tries + 1 scales, then its points once more.
+
+    Returns the scale, and False if the weights count as zeros.
+
+    refit: 0 for points that were not in the codebook, 1 for all if one was not, 2 for all.
+    """
+    grid = book[0]
+    size, top = grid.shape[1], 2 if grid.shape[1] == 8 else 7
+    count = x.size // size
+    root, levels, trial = np.sqrt(weights), np.empty(size, np.int64), np.zeros(count, np.int64)
+    inside, trial_inside = np.full(count, refit != 1), np.zeros(count, np.bool_)
+    index[:] = 0
+    peak = x.max()
+    scale = peak / F(2 * top + 1)
+    if refit == 2:
+        scale = nonnegative_search(x, weights, 4, np.empty(x.size, np.int64))
+        peak = scale * F(3.0)
+        if peak <= 0:
+            return F(0.0), False
+    best = F(0.0)
+    for attempt in range(-tries, tries + 2):
+        last = attempt == tries + 1
+        if last:
+            again = refit == 2 or not inside.all()
+            if not (again and scale > 0):
+                break
+            inverse, trial_scale = F(1.0) / scale, scale
+        else:
+            inverse = (F(2 * top + 1) + F(attempt) * step) / peak
+            trial_scale = F(1.0) / inverse
+        for p in range(count):
+            if last and refit == 0 and inside[p]:
+                trial[p] = index[p]
+                continue
+            part = slice(p * size, (p + 1) * size)
+            for i in range(size):
+                levels[i] = clip(nearest(F(0.5) * (inverse * x[p * size + i] - F(1.0))), 0, top)
+            trial[p], trial_inside[p] = nearest_point(book, levels, x[part], root[part], trial_scale, ODD)
+        xq, qq = point_sums(grid, trial, x, weights)
+        if last:
+            index[:] = trial
+            scale = xq / qq if qq > 0 else scale
+        elif qq > 0 and xq * xq > best * qq:
+            scale = xq / qq
+            best = scale * xq
+            index[:] = trial
+            inside[:] = trial_inside
+    return scale, True
+
+
+@njit
+def super_scales(scales, divisor, top):
+    """Scales of sub-blocks as l in [0, top], meaning 2 * l + 1, and the scale of the super-block."""
+    peak = F(0.0)
+    for v in scales:
+        peak = peak if peak > v else v
+    codes = np.zeros(scales.size, np.int64)
+    if peak == 0:
+        return codes, F(0.0), True
+    d = peak / divisor
+    for j in range(scales.size):
+        codes[j] = clip(nearest(F(0.5) * ((F(1.0) / d) * scales[j] - F(1.0))), 0, top)
+    return codes, d, False
+
+
+@njit
+def codebook_weights(x, importance, variance, plain_mean, weights):
+    """Importance of each weight; without a matrix its square."""
+    if importance.size:
+        spread_importance(importance, x, variance, weights)
+    else:
+        for i in range(x.size):
+            weights[i] = F(0.25) * variance + x[i] * x[i] if plain_mean else x[i] * x[i]
+
+
+@njit
+def codebook_row(x, importance, out, book, block, even, squares, tiny, tries, step, refit, fudge):
+    """IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S: magnitudes from a codebook, signs by themselves."""
+    size = book[0].shape[1]
+    nbytes = out.size // (x.size // SUPER)
+    weights, magnitudes = np.empty(block, np.float32), np.empty(block, np.float32)
+    index, signs = np.empty(SUPER // size, np.int64), np.empty(SUPER // 8, np.int64)
+    scales, zeros = np.empty(SUPER // block, np.float32), np.empty(SUPER // block, np.bool_)
+    for at in range(0, x.size, SUPER):
+        variance = squares * total_squares(x[at : at + SUPER]) / F(SUPER)
+        index[:] = 0
+        signs[:] = 0
+        for j in range(SUPER // block):
+            part = slice(at + j * block, at + (j + 1) * block)
+            own = importance[part] if importance.size else importance
+            codebook_weights(x[part], own, variance, nbytes == 82, weights)
+            eight = signs[j * block // 8 : (j + 1) * block // 8]
+            take_signs(x[part], weights, even, magnitudes, eight)
+            zeros[j] = magnitudes.max() < tiny
+            scales[j] = 0
+            if not zeros[j]:
+                found = index[j * block // size : (j + 1) * block // size]
+                scales[j], some = codebook_search(magnitudes, weights, book, tries, step, refit, found)
+                zeros[j] = not some
+            if zeros[j]:
+                eight[:] = 0
+            if scales[j] < 0:
+                scales[j] = -scales[j]
+                eight[:] = (127 if even else 255) - eight
+            if not scales[j] >= 0:
+                raise OverflowError("no scale")
+        codes, d, empty = super_scales(scales, F(31.0), 15)
+        if empty and even:
+            index[:] = 0
+            signs[:] = 0
+        row = out[at // SUPER * nbytes : (at // SUPER + 1) * nbytes]
+        row[:] = 0
+        store16(row, 0, half_bits(d * fudge))
+        pack_codebook(row, index, signs, codes, zeros)
+
+
+@njit
+def pack_codebook(row, index, signs, codes, zeros):
+    """Store indices, signs and scales as the type of a block of that many bytes does."""
+    nbytes = row.size
+    if (
+        nbytes == 66 or nbytes == 98
+    ):  # IQ2_XXS, IQ3_XXS: of 32 weights the points; four times seven signs, a scale
+        for j in range(8):
+            points, word = index.size // 8, codes[j] << 28
+            for i in range(4):
+                word |= signs[4 * j + i] << 7 * i
+            for p in range(points):
+                row[2 + (8 * j if nbytes == 66 else points * j) + p] = index[points * j + p]
+            for i in range(4):
+                row[(6 + 8 * j if nbytes == 66 else 66 + 4 * j) + i] = word >> 8 * i & 255
+        return
+    if nbytes == 74:  # IQ2_XS
+        for p in range(32):
+            store16(row, 2 + 2 * p, index[p] | signs[p] << 9)
+    elif nbytes == 82:  # IQ2_S
+        for p in range(32):
+            row[2 + p], row[34 + p] = index[p] & 255, signs[p]
+            row[66 + p // 4] |= index[p] >> 8 << p % 4 * 2
+    else:  # IQ3_S: the reference does not step over sub-blocks of zeros, so that what follows moves up
+        to = 0
+        for j in range(8):
+            for p in range(8 * j, 8 * j + 8):
+                row[66 + j] |= index[p] >> 8 << p % 8
+            if not zeros[j]:
+                row[2 + 8 * to : 10 + 8 * to] = (index[8 * j : 8 * j + 8] & 255).astype(np.uint8)
+                row[74 + 4 * to : 78 + 4 * to] = signs[4 * j : 4 * j + 4].astype(np.uint8)
+                to += 1
+    for j in range(codes.size):
+        row[nbytes - codes.size // 2 + j // 2] |= codes[j] << j % 2 * 4
+
+
+# --- IQ1 ----------------------------------------------------------------------------------------------------
+
+
+@njit
+def iq1_split(x, weights, halves):
+    """Fit x = d * (l - 1 +- 1/8), l in [0, 2], by trying all ways to cut the sorted weights in three.
+
+    Returns d, where the ones begin and end, which halves take the minus (bit 1: the first), the order; with
+    ``halves`` each half of the block has its own sign and its own sums.
+    """
+    n = x.size
+    order = np.argsort(x, kind="mergesort")
+    sx, sw = np.zeros((2, n + 1), np.float32), np.zeros((2, n + 1), np.float32)
+    for j in range(n):
+        i = order[j]
+        for half in range(2):
+            mine = (i >= n // 2) == (half == 1) if halves else half == 0
+            sx[half, j + 1] = sx[half, j] + (weights[i] * x[i] if mine else F(0.0))
+            sw[half, j + 1] = sw[half, j] + (weights[i] if mine else F(0.0))
+    best, scale, one, two, choice = -FLT_MAX, F(0.0), -1, -1, 0
+    xq, qq = np.zeros((2, 2), np.float32), np.zeros((2, 2), np.float32)
+    for i in range(n + 1):
+        for j in range(i, n + 1):
+            for half in range(2):
+                for minus in range(2):
+                    v = IQ1_MINUS if minus else IQ1_PLUS
+                    a, b = sx[half], sw[half]
+                    if halves:
+                        xq[half, minus] = a[n] * v[2] - (a[i] + a[j])
+                        qq[half, minus] = (
+                            b[n] * v[2] * v[2]
+                            + b[i] * (v[0] * v[0] - v[1] * v[1])
+                            + b[j] * (v[1] * v[1] - v[2] * v[2])
+                        )
+                    else:
+                        xq[half, minus] = a[i] * v[0] + (a[j] - a[i]) * v[1] + (a[n] - a[j]) * v[2]
+                        qq[half, minus] = (
+                            b[i] * v[0] * v[0] + (b[j] - b[i]) * v[1] * v[1] + (b[n] - b[j]) * v[2] * v[2]
+                        )
+            for c in range(4):
+                if not halves and c % 3:
+                    continue
+                p, q = xq[0, c >> 1], qq[0, c >> 1]
+                if halves:
+                    p, q = p + xq[1, c & 1], q + qq[1, c & 1]
+                if q > 0 and p * p > best * q:
+                    scale = p / q
+                    best, one, two, choice = scale * p, i, j, c
+    return scale, one, two, choice, order
+
+
+@njit
+def iq1_sums(grid, index, choice, x, weights, times, xq, qq):
+    """Add to the sums of w * q * x and w * q * q."""
+    for i in range(x.size):
+        minus = choice & 1 if 2 * i >= x.size else choice >> 1
+        q = (IQ1_MINUS if minus else IQ1_PLUS)[grid[index[i // 8], i % 8]] * times
+        xq += weights[i] * q * x[i]
+        qq += weights[i] * q * q
+    return xq, qq
+
+
+@njit
+def iq1_search(x, weights, book, halves, index):
+    """Fit a sub-block; returns the scale and the choice of signs."""
+    scale, one, two, choice, order = iq1_split(x, weights, halves)
+    if one < 0:
+        return F(0.0), 0
+    levels = np.empty(x.size, np.int64)
+    for j in range(x.size):
+        levels[order[j]] = 0 if j < one else 1 if j < two else 2
+    if scale < 0:
+        scale, choice = -scale, 3 - choice
+        levels[:] = 2 - levels
+    all_inside = True
+    for p in range(x.size // 8):
+        minus = choice & 1 if 16 * p >= x.size else choice >> 1
+        part = slice(8 * p, 8 * p + 8)
+        values = IQ1_MINUS if minus else IQ1_PLUS
+        index[p], inside = nearest_point(book, levels[part], x[part], weights[part], scale, values)
+        all_inside &= inside
+    if not all_inside:
+        xq, qq = iq1_sums(book[0], index, choice, x, weights, F(1.0), F(0.0), F(0.0))
+        if xq > 0 and qq > 0:
+            scale = xq / qq
+    return scale, choice
+
+
+@njit
+def iq1_row(x, importance, out, book, block, tiny, fudge):
+    """IQ1_S (blocks of 32 weights), IQ1_M (of 16, and each half of them has its own sign)."""
+    halves, nbytes = block == 16, 50 if block == 32 else 56
+    count = SUPER // block
+    scales, choices = np.empty(count, np.float32), np.empty(count, np.int64)
+    index, weights = np.empty(SUPER // 8, np.int64), np.empty(SUPER, np.float32)
+    for at in range(0, x.size, SUPER):
+        whole = x[at : at + SUPER]
+        own = importance[at : at + SUPER] if importance.size else importance
+        codebook_weights(whole, own, F(2.0) * total_squares(whole) / F(SUPER), False, weights)
+        index[:] = 0
+        for j in range(count):
+            part = slice(j * block, (j + 1) * block)
+            scales[j], choices[j] = F(0.0), 0
+            if np.abs(whole[part]).max() >= tiny:
+                found = index[j * block // 8 : (j + 1) * block // 8]
+                scales[j], choices[j] = iq1_search(whole[part], weights[part], book, halves, found)
+            if not scales[j] >= 0:
+                raise OverflowError("no scale")
+        codes, d, empty = super_scales(scales, F(15.0), 7)
+        if empty:
+            choices[:] = 0
+        row = out[at // SUPER * nbytes : (at // SUPER + 1) * nbytes]
+        row[:] = 0
+        if not halves:
+            store16(row, 0, half_bits(d * fudge))
+            for j in range(8):
+                high = codes[j] << 12 | (choices[j] & 1) << 15
+                for p in range(4):
+                    row[2 + 4 * j + p] = index[4 * j + p] & 255
+                    high |= index[4 * j + p] >> 8 << 3 * p
+                store16(row, 34 + 2 * j, high)
+            continue
+        xq, qq = F(0.0), F(0.0)
+        for j in range(count):
+            part, points = slice(j * block, (j + 1) * block), index[2 * j : 2 * j + 2]
+            times = F(2 * codes[j] + 1)
+            xq, qq = iq1_sums(book[0], points, choices[j], whole[part], weights[part], times, xq, qq)
+        if qq > 0 and not empty:
+            d = xq / qq
+        bits = half_bits(d * fudge)
+        for p in range(32):
+            row[p] = index[p] & 255
+            minus = choices[p // 2] & 1 if p % 2 else choices[p // 2] >> 1
+            row[32 + p // 2] |= (index[p] >> 8 | minus << 3) << p % 2 * 4
+        for quarter in range(4):
+            word = (bits >> 4 * quarter & 15) << 12
+            for j in range(4):
+                word |= codes[4 * quarter + j] << 3 * j
+            store16(row, 48 + 2 * quarter, word)
+
+
 # --- plain formats ------------------------------------------------------------------------------------------
 
 
@@ -990,6 +1381,14 @@ ROWS = {
     "Q5_K": (q45_k_row, 256, 176, 31),
     "Q6_K": (q6_k_row, 256, 210),
     "IQ4_XS": (iq4_xs_row, 256, 136),
+    # A codebook is made when it is first needed: its name in gguf-py, how many distances make a neighbour.
+    "IQ2_XXS": (codebook_row, 256, 66, ("IQ2_XXS", 2), 32, True, F(1.0), TINY, 6, F(0.1), 2, F(1.0)),
+    "IQ2_XS": (codebook_row, 256, 74, ("IQ2_XS", 2), 16, True, F(1.0), TINY, 9, F(0.1), 0, F(1.0)),
+    "IQ2_S": (codebook_row, 256, 82, ("IQ2_S", 1), 16, False, F(2.0), F(1e-8), 9, F(0.1), 0, F(0.9875)),
+    "IQ3_XXS": (codebook_row, 256, 98, ("IQ3_XXS", 2), 32, True, F(2.0), F(1e-8), 15, F(0.2), 0, F(1.0125)),
+    "IQ3_S": (codebook_row, 256, 110, ("IQ3_S", 3), 32, False, F(2.0), F(1e-45), 9, F(0.2), 1, F(1.033)),
+    "IQ1_S": (iq1_row, 256, 50, ("IQ1_S", 3), 32, F(1e-12), F(1.125)),
+    "IQ1_M": (iq1_row, 256, 56, ("IQ1_S", 3), 16, F(1e-7), F(1.1125)),
     "TQ1_0": (tq1_0_row, 256, 54),
     "TQ2_0": (tq2_0_row, 256, 66),
     "MXFP4": (mxfp4_row, 32, 17),
@@ -1017,8 +1416,14 @@ def quantize(
     Returns
     -------
     uint8 array [rows, bytes of a row]
+
+    Raises
+    ------
+    OverflowError
+        A search in a codebook overflowed, where llama.cpp aborts.
     """
     row, block, nbytes, *arguments = ROWS[name]
+    arguments = [codebook(*a) if isinstance(a, tuple) else a for a in arguments]
     if out is None:
         out = np.empty((x.shape[0], x.shape[1] // block * nbytes), np.uint8)
     weights = np.empty(0, np.float32) if importance is None else importance
