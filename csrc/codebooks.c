@@ -135,16 +135,14 @@ static const uint64_t chosen_iq3_s[] = {
 typedef struct {
     const uint64_t *chosen;
     uint16_t *neighbours;
-    size_t room; /* for that many neighbours: as many as there are, and SLACK */
+    size_t room; /* for that many neighbours */
     int weights, bits, levels;
     int distances; /* the neighbours of a point are those at its so many smallest distances */
 } book_facts;
 
-enum { SLACK = 16 }; /* a load of a last group of lanes reaches so far beyond the end at the most */
-
-static uint16_t neighbours_iq2_xxs[113157 + SLACK], neighbours_iq2_xs[181721 + SLACK],
-    neighbours_iq2_s[44716 + SLACK], neighbours_iq1[327721 + SLACK], neighbours_iq3_xxs[18985 + SLACK],
-    neighbours_iq3_s[24733 + SLACK];
+/* How many neighbours there are, each list rounded up. */
+static uint16_t neighbours_iq2_xxs[161136], neighbours_iq2_xs[230560], neighbours_iq2_s[100576],
+    neighbours_iq1[362352], neighbours_iq3_xxs[62432], neighbours_iq3_s[59296];
 
 #define ROOM(array) array, sizeof array / sizeof *array
 static const book_facts facts[] = {
@@ -226,8 +224,9 @@ static void make(const book_facts *f, gf_codebook *book) {
         const size_t count = find_neighbours(f, book, distance, size, f->neighbours + at);
         book->points[n] = (uint32_t)at << GF_COUNT_BITS | (uint32_t)count;
         at += count;
+        for (; at % GF_NEIGHBOURS_STEP; at++) f->neighbours[at] = f->neighbours[at - 1];
     }
-    assert(at + SLACK == f->room);
+    assert(at == f->room);
     book->neighbours = f->neighbours;
 }
 

@@ -27,11 +27,12 @@ typedef struct {
     /* For each point, by its number (see gf_point_number): a chosen one's index, else where its neighbours start
      * among those below, shifted by GF_COUNT_BITS, plus how many there are.  No chosen point has any. */
     uint32_t points[GF_BOOK_POINTS];
-    /* Codes, the nearest first, equally near ones in the order of the codebook: the first of the best wins.
-     * Readable a little past the last. */
+    /* Codes, the nearest first, equally near ones in the order of the codebook: the first of the best wins.  A list
+     * is filled up with its last one to a multiple of GF_NEIGHBOURS_STEP. */
     const uint16_t *neighbours;
 } gf_codebook;
 
+enum { GF_NEIGHBOURS_STEP = 16 }; /* lanes, at the most */
 enum { GF_COUNT_BITS = 10, GF_COUNT_MASK = (1 << GF_COUNT_BITS) - 1 };
 
 /* The codebook, made by whoever asks for it first, in some milliseconds during which others that ask wait.  It

@@ -30,14 +30,13 @@ typedef struct {
 /* What level 0, 1, 2, … stands for, times the scale. */
 static const float odd_numbers[16] = {1, 3, 5, 7, 9, 11, 13, 15, 1, 3, 5, 7, 9, 11, 13, 15};
 static const float pairs_of_odd_numbers[16] = {1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7, 1, 3, 5, 7};
-static const float lane_numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 /* A sub-block of every lane: [weight][lane], and what was tried: [try][point][lane]. */
 typedef struct {
     float x[QK][LANES]; /* magnitudes, but for a weight whose sign was changed to make their number even */
     float w[QK][LANES], root[QK][LANES]; /* how much each counts, and the root of that */
     uint16_t code[MOST_TRIES][MOST_POINTS][LANES];
-    float scale[MOST_TRIES][LANES];
+    float scale[MOST_TRIES][LANES], divide[MOST_TRIES][LANES]; /* each 1 over the other */
     uint8_t outside[MOST_TRIES][LANES]; /* bit p: point p was not in the codebook, and its neighbour stands there */
 } codebook_search;
 
@@ -52,6 +51,11 @@ typedef struct {
 
 INLINE const float *level_values(const codebook_kind *kind) {
     return kind->bits == 2 ? pairs_of_odd_numbers : odd_numbers;
+}
+
+/* See gf_codebook.points. */
+INLINE uint32_t point_of(const codebook_kind *kind, const gf_codebook *book, uint32_t code) {
+    return book->points[kind->bits == 2 ? gf_ternary(code) : code];
 }
 
 INLINE lanes value_at(const codebook_kind *kind, const float *table, codes code, int i) {
@@ -130,6 +134,13 @@ INLINE void round_to_codes(const codebook_kind *kind, const float x[][LANES], la
     }
 }
 
+/* Of the points that codes name, the sums of what their levels stand for. */
+INLINE lanes value_sum(const codebook_kind *kind, float table[8][TABLE_SIZE], codes code) {
+    lanes sum = value_at(kind, table[0], code, 0);
+    for (int i = 1; i < kind->weights; i++) sum += value_at(kind, table[i], code, i);
+    return sum;
+}
+
 /* The neighbour that is closest to the weights of one lane, where levels mean `values`: its code, or -1 if all are
  * infinitely far.  Neighbours stand in lanes here.  The error of a weight takes one of few values, so they are
  * looked up, and added in llama.cpp's order. */
@@ -141,33 +152,39 @@ INLINE int32_t closest(const codebook_kind *kind, const uint16_t *neighbours, in
             const lanes diff = v_set(scale) * v_load(values + k) - v_set(x[i * LANES]);
             v_store(error[i] + k, v_set(w[i * LANES]) * diff * diff);
         }
-    lanes least = v_set(FLT_MAX), at = v_set(0), number = v_load(lane_numbers);
-    for (int n = 0; n < count; n += LANES) {
-        const codes code = v_load_codes(neighbours + n);
-        lanes sum = value_at(kind, error[0], code, 0);
-        for (int i = 1; i < kind->weights; i++) sum += value_at(kind, error[i], code, i);
-        const mask less = v_and(v_lt(sum, least), v_lt(number, v_set((float)count)));
+    /* A sum that is not a number counts as FLT_MAX: v_min takes the second one. */
+    lanes least = v_min(value_sum(kind, error, v_load_codes(neighbours)), v_set(FLT_MAX)), from = v_set(0);
+    for (int n = LANES; n < count; n += LANES) {
+        const lanes sum = value_sum(kind, error, v_load_codes(neighbours + n));
+        const mask less = v_lt(sum, least);
         least = v_select(less, sum, least);
-        at = v_select(less, number, at);
-        number += v_set(LANES);
+        from = v_select(less, v_set((float)n), from);
     }
     const float smallest = v_smallest(least);
     if (!(smallest < FLT_MAX)) return -1;
     /* Of equally close ones the first. */
-    const lanes first = v_select(v_eq(least, v_set(smallest)), at, v_set(FLT_MAX));
-    return neighbours[(int)v_smallest(first)];
+    uint32_t lanes_left = v_bits(v_eq(least, v_set(smallest)));
+    if (count <= LANES) return neighbours[lowest_bit(lanes_left)];
+    float starts[LANES];
+    v_store(starts, from);
+    int first = count;
+    for (; lanes_left; lanes_left &= lanes_left - 1) {
+        const int k = lowest_bit(lanes_left), number = (int)starts[k] + k;
+        if (number < first) first = number;
+    }
+    return neighbours[first];
 }
 
 /* What the codebook has for a code of one lane: its own or that of the closest neighbour, or -1 as above. */
 INLINE int32_t nearest_code(const codebook_kind *kind, const gf_codebook *book, uint32_t code, const float *values,
                             const float *x, const float *w, float scale) {
-    const uint32_t point = book->points[kind->bits == 2 ? gf_ternary(code) : code];
+    const uint32_t point = point_of(kind, book, code);
     const int count = (int)(point & GF_COUNT_MASK);
     if (!count) return (int32_t)code;
     return closest(kind, book->neighbours + (point >> GF_COUNT_BITS), count, values, x, w, scale);
 }
 
-/* Replaces the code of a point that is not in the codebook; returns false where that fails. */
+/* Replaces the code of a point that the codebook lacks; returns false where that fails. */
 INLINE bool find_point(const codebook_kind *kind, const gf_codebook *book, codebook_search *s, int try, int p,
                        size_t lane) {
     const size_t first = (size_t)(p * kind->weights);
@@ -175,8 +192,103 @@ INLINE bool find_point(const codebook_kind *kind, const gf_codebook *book, codeb
     const int32_t found = nearest_code(kind, book, *code, level_values(kind), &s->x[first][lane],
                                        &s->root[first][lane], s->scale[try][lane]);
     if (found < 0) return false;
-    if (found != *code) s->outside[try][lane] |= (uint8_t)(1 << p);
     *code = (uint16_t)found;
+    return true;
+}
+
+/* ---- runs of tries ----
+ *
+ * From one try to the next the scale s changes by a hundredth, and most points stay as they are.  The error of a
+ * neighbour, Σ w (s q - x)², is s (s Σ w q² - 2 Σ w q x) and the same for all: so two sums for each neighbour tell
+ * for every scale which one is the closest, but for rounding.  Where the closest one leads by more than rounding
+ * can do, llama.cpp finds it too; else its own arithmetic decides. */
+
+enum { MOST_NEIGHBOURS = 304 };
+
+typedef struct {
+    float squares[MOST_NEIGHBOURS], products[MOST_NEIGHBOURS]; /* Σ w q², 2 Σ w q x */
+} neighbour_sums;
+
+INLINE void sum_neighbours(const codebook_kind *kind, const uint16_t *neighbours, int count, const float *x,
+                           const float *w, neighbour_sums *sums) {
+    float squares[8][TABLE_SIZE], products[8][TABLE_SIZE];
+    for (int i = 0; i < kind->weights; i++)
+        for (int k = 0; k < TABLE_SIZE; k += LANES) {
+            const lanes q = v_load(level_values(kind) + k), wq = v_set(w[i * LANES]) * q;
+            v_store(squares[i] + k, wq * q);
+            v_store(products[i] + k, wq * v_set(2 * x[i * LANES]));
+        }
+    for (int n = 0; n < count; n += LANES) {
+        const codes code = v_load_codes(neighbours + n);
+        v_store(sums->squares + n, value_sum(kind, squares, code));
+        v_store(sums->products + n, value_sum(kind, products, code));
+    }
+    /* What only fills the list up is infinitely far. */
+    for (int n = count; n % LANES; n++) sums->products[n] = -FLT_MAX;
+}
+
+/* The number of the neighbour that leads by `margin`, or -1. */
+INLINE int leader(const neighbour_sums *sums, int count, float scale, float margin) {
+    const lanes s = v_set(scale), most = v_set(FLT_MAX);
+    lanes least = s * v_load(sums->squares) - v_load(sums->products), second = most, from = v_set(0);
+    for (int n = LANES; n < count; n += LANES) {
+        const lanes a = s * v_load(sums->squares + n) - v_load(sums->products + n);
+        const mask less = v_lt(a, least);
+        second = v_min(second, v_max(a, least));
+        least = v_select(less, a, least);
+        from = v_select(less, v_set((float)n), from);
+    }
+    const lanes limit = v_set(v_smallest(least) + margin);
+    const uint32_t near = v_bits(v_ge(limit, least));
+    if (!near || near & (near - 1)) return -1;
+    const int k = lowest_bit(near);
+    if (count <= LANES) return k;
+    if (v_any(v_ge(limit, second))) return -1;
+    float starts[LANES];
+    v_store(starts, from);
+    return (int)starts[k] + k;
+}
+
+/* How far rounding can bring two errors of a point together, for any scale up to `largest`.  With u = 2^-24, and at
+ * most eight weights, llama.cpp's errors are off by less than 14 u Σ w (s q + |x|)² each, and ours, times s, by
+ * less than 11 u of the same; twice as much is taken.  Where digits are lost to underflow it is infinite. */
+INLINE lanes rounding_margin(const codebook_kind *kind, const float x[][LANES], const float w[][LANES],
+                             lanes largest) {
+    const lanes top = largest * v_set((float)(2 * kind->levels - 1));
+    lanes sum = v_set(0);
+    for (int i = 0; i < kind->weights; i++) {
+        const lanes size = top + v_abs(v_load(x[i]));
+        sum += v_load(w[i]) * size * size;
+    }
+    return v_select(v_lt(v_set(1e-20f), sum), sum * v_set(100 * 0x1p-24f), v_set(INFINITY));
+}
+
+/* Point p of lane k in all tries; returns false where one fails. */
+INLINE bool find_in_tries(const codebook_kind *kind, const gf_codebook *book, codebook_search *s, int p, size_t k,
+                          float margin) {
+    const float *x = &s->x[p * kind->weights][k], *w = &s->root[p * kind->weights][k];
+    const uint16_t *neighbours = NULL;
+    neighbour_sums sums;
+    int count = 0;
+    int32_t code = -1;
+    for (int t = 0; t <= 2 * kind->tries; t++) {
+        const float scale = s->scale[t][k];
+        if (s->code[t][p][k] != code) {
+            code = s->code[t][p][k];
+            const uint32_t point = point_of(kind, book, (uint32_t)code);
+            count = (int)(point & GF_COUNT_MASK);
+            neighbours = book->neighbours + (point >> GF_COUNT_BITS);
+            if (count) sum_neighbours(kind, neighbours, count, x, w, &sums);
+        }
+        if (!count) continue;
+        const int first = leader(&sums, count, scale, margin * s->divide[t][k]);
+        int32_t found;
+        if (first >= 0) found = neighbours[first];
+        else found = closest(kind, neighbours, count, level_values(kind), x, w, scale);
+        if (found < 0) return false;
+        s->code[t][p][k] = (uint16_t)found;
+        s->outside[t][k] |= (uint8_t)(1 << p);
+    }
     return true;
 }
 
@@ -221,15 +333,21 @@ INLINE uint32_t try_scales(const codebook_kind *kind, const gf_codebook *book, c
     const float top = (float)(2 * kind->levels - 1);
     for (int t = 0; t <= 2 * kind->tries; t++) {
         const lanes divide = v_set(top + (float)(t - kind->tries) * kind->step) / divisor;
+        v_store(s->divide[t], divide);
         v_store(s->scale[t], v_set(1) / divide);
         if (tame) round_to_codes(kind, s->x, divide, true, s->code[t]);
         else round_to_codes(kind, s->x, divide, false, s->code[t]);
     }
+    const int points = kind->block / kind->weights;
+    float margin[MOST_POINTS][LANES];
+    for (int p = 0; p < points; p++) {
+        const int first = p * kind->weights;
+        v_store(margin[p], rounding_margin(kind, s->x + first, s->root + first, v_load(s->scale[0])));
+    }
     memset(s->outside, 0, sizeof s->outside);
     for (size_t k = 0; k < LANES; k++)
-        for (int p = 0; live >> k & 1 && p < kind->block / kind->weights; p++)
-            for (int t = 0; t <= 2 * kind->tries; t++)
-                if (!find_point(kind, book, s, t, p, k)) lost |= 1u << k;
+        for (int p = 0; live >> k & 1 && p < points; p++)
+            if (!find_in_tries(kind, book, s, p, k, margin[p][k])) lost |= 1u << k;
     return lost;
 }
 

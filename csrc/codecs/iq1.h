@@ -70,16 +70,28 @@ INLINE void iq1_sort(const codebook_kind *kind, const lanes *x, const lanes *w, 
     }
 }
 
+INLINE mask iq1_better(const iq1_split *s, lanes qx, lanes q2) {
+    return v_and(v_lt(v_set(0), q2), v_lt(s->best * q2, qx * qx));
+}
+
 /* Takes a candidate where it is better. */
-INLINE void iq1_consider(iq1_split *s, lanes qx, lanes q2, int ones, int zeros, int choice) {
-    const mask better = v_and(v_lt(v_set(0), q2), v_lt(s->best * q2, qx * qx));
-    if (!v_any(better)) return;
+INLINE void iq1_take(iq1_split *s, lanes qx, lanes q2, int ones, int zeros, int choice) {
+    const mask better = iq1_better(s, qx, q2);
     const lanes scale = qx / q2;
     s->scale = v_select(better, scale, s->scale);
     s->best = v_select(better, scale * qx, s->best);
     s->ones = v_select(better, v_set((float)ones), s->ones);
     s->zeros = v_select(better, v_set((float)zeros), s->zeros);
     s->choice = v_select(better, v_set((float)choice), s->choice);
+}
+
+/* Takes the best of `n` candidates, 2 (both halves alike) or 4, in their order.  Mostly none is better than the
+ * best, which only grows: one question tells. */
+INLINE void iq1_consider(iq1_split *s, int n, const lanes *qx, const lanes *q2, int ones, int zeros) {
+    uint32_t any = 0;
+    for (int c = 0; c < n; c++) any |= v_bits(iq1_better(s, qx[c], q2[c]));
+    if (!any) return;
+    for (int c = 0; c < n; c++) iq1_take(s, qx[c], q2[c], ones, zeros, n == 2 ? 3 * c : c);
 }
 
 /* IQ1_S: both halves are alike.  Sums run from the first weight on, of all together. */
@@ -97,13 +109,15 @@ INLINE void split_IQ1_S(const iq1_block *b, iq1_split *s) {
             rest_w[less][i] = (w[QK] - w[i]) * v * v;
         }
     for (int i = 0; i <= QK; i++)
-        for (int j = i; j <= QK; j++)
+        for (int j = i; j <= QK; j++) {
+            lanes qx[2], q2[2];
             for (int less = 0; less < 2; less++) {
                 const lanes v0 = v_set(iq1_values[less][0]), v1 = v_set(iq1_values[less][1]);
-                const lanes qx = x[i] * v0 + (x[j] - x[i]) * v1 + rest_x[less][j];
-                const lanes q2 = w[i] * v0 * v0 + (w[j] - w[i]) * v1 * v1 + rest_w[less][j];
-                iq1_consider(s, qx, q2, i, j, 3 * less);
+                qx[less] = x[i] * v0 + (x[j] - x[i]) * v1 + rest_x[less][j];
+                q2[less] = w[i] * v0 * v0 + (w[j] - w[i]) * v1 * v1 + rest_w[less][j];
             }
+            iq1_consider(s, 2, qx, q2, i, j);
+        }
 }
 
 /* IQ1_M: each half has its own sums and its own choice.  Neighbouring values differ by 1, so that llama.cpp writes
@@ -129,9 +143,12 @@ INLINE void split_IQ1_M(const iq1_block *b, iq1_split *s) {
                     qx[half][less] = x[half][N] * top - (x[half][i] + x[half][j]);
                     q2[half][less] = w[half][N] * top * top + w[half][i] * step1 + w[half][j] * step2;
                 }
-            for (int choice = 0; choice < 4; choice++)
-                iq1_consider(s, qx[0][choice >> 1] + qx[1][choice & 1], q2[0][choice >> 1] + q2[1][choice & 1], i,
-                             j, choice);
+            lanes both_qx[4], both_q2[4];
+            for (int choice = 0; choice < 4; choice++) {
+                both_qx[choice] = qx[0][choice >> 1] + qx[1][choice & 1];
+                both_q2[choice] = q2[0][choice >> 1] + q2[1][choice & 1];
+            }
+            iq1_consider(s, 4, both_qx, both_q2, i, j);
         }
 }
 
