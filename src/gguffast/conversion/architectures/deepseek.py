@@ -167,7 +167,6 @@ def _log_multiplier(h: Hparams) -> float | None:
 
 _DEFAULTS: dict[str, Any] = {
     "num_key_value_heads": HEADS,
-    "head_dim": _of_transformers,
     "kv_lora_rank": 512,
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
@@ -179,6 +178,7 @@ _DEEPSEEK2 = Architecture(
     name="deepseek2",
     defaults={
         **_DEFAULTS,
+        "head_dim": _of_transformers,
         "vocab_size": 32000,
         "hidden_size": 4096,
         "intermediate_size": 11008,
@@ -267,4 +267,11 @@ _GLM = replace(
     vocabulary=glm_vocabulary,
 )
 
-ARCHITECTURES = (_DEEPSEEK2, *classes(_DEEPSEEK3, "DeepseekV3ForCausalLM"), _GLM)
+# Models on this architecture whose classes transformers does not have.
+_OTHERS = classes(
+    replace(_DEEPSEEK2, defaults=_DEFAULTS),
+    *("KimiVLForConditionalGeneration", "KimiK25ForConditionalGeneration"),
+    *("YoutuForCausalLM", "YoutuVLForConditionalGeneration"),
+)
+
+ARCHITECTURES = (_DEEPSEEK2, _DEEPSEEK3, _GLM, *_OTHERS)
