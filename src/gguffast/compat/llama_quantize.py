@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gguffast.compat.pruning import Pruned
     from gguffast.engine import Progress
     from gguffast.job import Job
+    from gguffast.plan import Plan
     from gguffast.recipe.options import Options
     from gguffast.sources import Source
     from gguffast.sources.gguf import GGUFSource
@@ -364,18 +365,24 @@ def _write_files(
     """Write the output; with `counts`, shards of so many tensors."""
     from gguffast.job import Worker
     from gguffast.output import InPlace
-    from gguffast.plan import plan_shards
-    from gguffast.shards import ShardName
 
     worker = Worker({"threads": command.threads, "progress": lines, "force": True}, output=InPlace)
     worker.reads(inputs)
-    paths, shards = [Path(command.dst)], [job.targets]
-    if counts is not None:
-        rest = iter(job.targets)
-        shards = [list(islice(rest, count)) for count in counts]
-        paths = [paths[0].with_name(name) for name in ShardName(paths[0].name, 1, len(counts)).all]
-    worker.write(paths, plan_shards(job.kvs, shards))
+    worker.write(*plan_outputs(job, Path(command.dst), counts))
     lines.print_until(len(job.targets))
+
+
+def plan_outputs(job: Job, dst: Path, counts: Sequence[int] | None) -> tuple[list[Path], list[Plan]]:
+    """Name and lay out the output; with `counts`, shards of so many tensors."""
+    from gguffast.plan import plan_shards
+    from gguffast.shards import ShardName
+
+    if counts is None:
+        return [dst], plan_shards(job.kvs, [job.targets])
+    rest = iter(job.targets)
+    shards = [list(islice(rest, count)) for count in counts]
+    paths = [dst.with_name(name) for name in ShardName(dst.name, 1, len(counts)).all]
+    return paths, plan_shards(job.kvs, shards)
 
 
 class _Lines:
