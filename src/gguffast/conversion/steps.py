@@ -87,14 +87,25 @@ def padded_to_vocabulary(tensor: LazyTensor, h: Hparams) -> LazyTensor:
     return lazy.pad_rows(tensor, VOCABULARY(h))
 
 
-def interleaved(heads: Size) -> Step:
-    """Interleave the halves of each head, row by row: llama.cpp rotates neighbours."""
+def interleaved(heads: Size, height: Size | None = None) -> Step:
+    """Interleave the halves of each head, row by row: llama.cpp rotates neighbours.
+
+    Parameters
+    ----------
+    heads : Size
+        Number of heads.
+    height : Size, optional
+        Rows that they have, the others stay; None: all.
+    """
 
     def step(tensor: LazyTensor, h: Hparams) -> LazyTensor:
-        rows, n = tensor.shape[0], heads(h)
+        rows, n = height(h) if height else tensor.shape[0], heads(h)
         if rows % (2 * n):
             raise FormatError(f"{rows} rows of a query or key projection do not make {n} heads of even width")
-        return reordered(tensor, 0, (n, 2, rows // n // 2), (0, 2, 1))
+        moved = np.arange(rows, dtype=np.intp).reshape(n, 2, -1).transpose(0, 2, 1).reshape(-1)
+        return lazy.permute_rows(
+            tensor, np.concatenate([moved, np.arange(rows, tensor.shape[0], dtype=np.intp)])
+        )
 
     return step
 

@@ -90,6 +90,7 @@ class _Mapping:
         self._members: dict[str, dict[int, LazyTensor]] = {}
         self._stacked = [pattern for pattern in architecture.tensors if "{e}" in pattern]
         self._seen: set[str] = set()
+        self._made: set[str] = set()
 
     def take(self, name: str, tensor: LazyTensor) -> Iterator[Mapped]:
         """Give the tensors that are complete once this one has come."""
@@ -222,9 +223,9 @@ class _Mapping:
         yield from zip(rule.name, (rule.share or share_rows)(tensor, heights), strict=True)
 
     def _named(self, name: str, tensor: LazyTensor, hf_name: str) -> Mapped:
-        if name in self._seen:
+        if name in self._made:
             raise self._error(f"tensor {short(hf_name)}: another tensor has become {name} already")
-        self._seen.add(name)
+        self._made.add(name)
         return Mapped(name, tensor)
 
     def _check_present(self, hf_name: str, rule: Rule, layer: int | None, names: set[str]) -> None:

@@ -85,49 +85,47 @@ def _vocabulary(h: Hparams) -> dict[str, Any]:
     return {"kinds": ("sentencepiece", "bpe"), "literal_added_tokens": True}
 
 
-ARCHITECTURES = (
-    Architecture(
-        hf_class="Phi3ForCausalLM",
-        name="phi3",
-        defaults={
-            "vocab_size": 32064,
-            "hidden_size": 3072,
-            "intermediate_size": 8192,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "max_position_embeddings": 4096,
-            "original_max_position_embeddings": 4096,
-            "partial_rotary_factor": 1.0,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 10000.0,
-            "tie_word_embeddings": False,
-        },
-        tensors={
-            **EMBEDDING,
-            **NORMS,
-            "model.layers.{i}.self_attn.qkv_proj": linear("blk.{i}.attn_qkv", _joined_width, HIDDEN),
-            "model.layers.{i}.self_attn.o_proj": linear("blk.{i}.attn_output", HIDDEN, query_width),
-            "model.layers.{i}.mlp.gate_up_proj": linear(
-                "blk.{i}.ffn_up", size("intermediate_size", 2), HIDDEN
-            ),
-            "model.layers.{i}.mlp.down_proj": linear("blk.{i}.ffn_down", HIDDEN, FEED_FORWARD),
-        },
-        early_keys=(real("{arch}.rope.scaling.attn_factor", _attention_factor),),
-        keys=(
-            CONTEXT_LENGTH,
-            uint("{arch}.rope.scaling.original_context_length", _original_context),
-            EMBEDDING_LENGTH,
-            FEED_FORWARD_LENGTH,
-            BLOCK_COUNT,
-            HEAD_COUNT,
-            HEAD_COUNT_KV,
-            RMS_EPSILON,
-            uint("{arch}.rope.dimension_count", _rope_dimensions),
-            ROPE_FREQ_BASE,
-            file_type,
-            uint("{arch}.attention.sliding_window", _sliding_window),
-        ),
-        generated=_long_rope,
-        vocabulary=_vocabulary,
+PHI3 = Architecture(
+    hf_class="Phi3ForCausalLM",
+    name="phi3",
+    defaults={
+        "vocab_size": 32064,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "partial_rotary_factor": 1.0,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+    },
+    tensors={
+        **EMBEDDING,
+        **NORMS,
+        "model.layers.{i}.self_attn.qkv_proj": linear("blk.{i}.attn_qkv", _joined_width, HIDDEN),
+        "model.layers.{i}.self_attn.o_proj": linear("blk.{i}.attn_output", HIDDEN, query_width),
+        "model.layers.{i}.mlp.gate_up_proj": linear("blk.{i}.ffn_up", size("intermediate_size", 2), HIDDEN),
+        "model.layers.{i}.mlp.down_proj": linear("blk.{i}.ffn_down", HIDDEN, FEED_FORWARD),
+    },
+    early_keys=(real("{arch}.rope.scaling.attn_factor", _attention_factor),),
+    keys=(
+        CONTEXT_LENGTH,
+        uint("{arch}.rope.scaling.original_context_length", _original_context),
+        EMBEDDING_LENGTH,
+        FEED_FORWARD_LENGTH,
+        BLOCK_COUNT,
+        HEAD_COUNT,
+        HEAD_COUNT_KV,
+        RMS_EPSILON,
+        uint("{arch}.rope.dimension_count", _rope_dimensions),
+        ROPE_FREQ_BASE,
+        file_type,
+        uint("{arch}.attention.sliding_window", _sliding_window),
     ),
+    generated=_long_rope,
+    vocabulary=_vocabulary,
 )
+
+ARCHITECTURES = (PHI3,)

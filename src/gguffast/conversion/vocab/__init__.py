@@ -35,6 +35,7 @@ def load_vocab(
     special_ids: Iterable[tuple[str, int]] = (),
     special_texts: Iterable[tuple[str, str]] = (),
     literal_added_tokens: bool = False,
+    internlm: bool = False,
     multiple: int = 1,
     token_types: int | None = None,
     early_flags: Iterable[tuple[str, bool]] = (),
@@ -69,6 +70,8 @@ def load_vocab(
         Added tokens with a role that the architecture knows; what a file says counts more. For ``bpe`` alone.
     literal_added_tokens : bool
         Phi-3: SentencePiece added tokens are taken as they stand, and tokenizer.json's list counts as well.
+    internlm : bool
+        InternLM 2: its ways with a SentencePiece model.
     multiple : int
         The list of tokens is filled up to a multiple of this, whatever the embedding's rows are (Mamba).
     token_types : int, optional
@@ -99,7 +102,7 @@ def load_vocab(
         case "tekken":
             vocab = tekken.load(files)
         case "sentencepiece":
-            vocab = sentencepiece.load(files, size, literal_added_tokens)
+            vocab = sentencepiece.load(files, size, literal_added_tokens, internlm)
         case "spm_json":
             vocab = spm_json.load(files, size)
         case "gemma4":

@@ -16,7 +16,7 @@ from ...documents import shown
 from ...errors import FormatError
 from .added import written
 from .files import Files, as_dict, as_id, content, dicts, is_id
-from .special import special_entries
+from .special import flag_entry, id_entry, special_entries
 from .table import TokenTable, TokenType, Vocab, table_size
 
 NAME = "tokenizer.model"
@@ -33,7 +33,7 @@ _PADDING_SCORE = -10000.0
 _ADDED_SCORE = -1000.0
 
 
-def load(files: Files, size: int | None, literal: bool) -> Vocab:
+def load(files: Files, size: int | None, literal: bool, internlm: bool = False) -> Vocab:
     """Read a SentencePiece tokenizer.
 
     Parameters
@@ -45,6 +45,10 @@ def load(files: Files, size: int | None, literal: bool) -> Vocab:
         as many as the model has pieces.
     literal : bool
         Phi-3's way: added tokens are written as they stand, and tokenizer.json's list counts as well.
+    internlm : bool
+        InternLM 2's: whether words begin with a space is written as the model has it, reserved pieces are
+        unused, the character 0, which would end a C string, is a dragon, and a chat model's answers end with
+        ``<|im_end|>``, whatever the files say.
 
     Raises
     ------
@@ -60,12 +64,18 @@ def load(files: Files, size: int | None, literal: bool) -> Vocab:
             f"{files.path(NAME)}: tokens from {len(table)} on are left out: config.json's vocab_size"
         )
     for number, (text, score, kind) in enumerate(pieces[: len(table)]):
+        if internlm and text.startswith("[UNUSED"):
+            kind = TokenType.UNUSED
+        elif internlm and text == "\0":
+            text = "\N{DRAGON}"
         # The reference converter writes SentencePiece's user-defined pieces as normal ones.
         table.put(number, text, TokenType.NORMAL if kind == TokenType.USER_DEFINED else kind, score)
     left_out: list[str] = []
+    chat_end: int | None = None
     for number, text, kind in _added(files, literal):
         if number < len(table):
             table.put(number, text, kind, _ADDED_SCORE)
+            chat_end = number if text == "<|im_end|>" else chat_end
         else:
             left_out.append(f"{number} {shown(text)}")
     if left_out:
@@ -74,7 +84,13 @@ def load(files: Files, size: int | None, literal: bool) -> Vocab:
             "config.json's vocab_size"
         )
     entries = table.entries(str(files.path(NAME)), "llama", "default")
-    return Vocab(entries + special_entries(files, len(table), warnings), len(table), warnings)
+    if internlm:
+        normalizer = read_normalizer(files.bytes(NAME), str(files.path(NAME)))
+        entries.append(flag_entry("add_space_prefix", normalizer.space_prefix))
+    vocab = Vocab(entries + special_entries(files, len(table), warnings), len(table), warnings)
+    if internlm and chat_end is not None:
+        vocab.set([id_entry("eos", chat_end)])
+    return vocab
 
 
 def _added(files: Files, literal: bool) -> Iterator[tuple[int, str, TokenType]]:
