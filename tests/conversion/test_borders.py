@@ -49,7 +49,7 @@ def test_no_configuration_is_a_crash(
         path.write_text(json.dumps(changed))
         read = read_config(tmp_path)
         architecture = find_architecture(class_name(read, path), read)
-        hparams = architecture.hparams(read, path, list(tensors) if with_tensors else [])
+        hparams = architecture.hparams(read, path, tensors if with_tensors else {})
         architecture.vocabulary(hparams)
         list(architecture.generated(hparams))
         if with_tensors:

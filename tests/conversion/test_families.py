@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gguffast.conversion.architecture import Architecture
+from gguffast.conversion.architecture import Architecture, Facts
 from gguffast.conversion.architectures import find_architecture
 from gguffast.conversion.converter import convert
 from gguffast.conversion.hparams import Hparams, class_name, read_config
@@ -18,6 +19,7 @@ from gguffast.conversion.tensors import is_text, map_tensors
 from gguffast.errors import FormatError
 from gguffast.quantizer import quantize
 from gguffast.sources.checkpoint import open_checkpoint
+from gguffast.sources.lazy import LazyTensor
 from support import families
 
 RUNS = {name: families.read_runs(name) for name in families.NAMES}
@@ -75,11 +77,11 @@ def test_what_is_missing_is_named(name: str, family: Callable[[str], Path]) -> N
     checkpoint = open_checkpoint(folder, config.get("quantization_config"))
     text = {key: tensor for key, tensor in checkpoint.tensors.items() if is_text(key)}
     architecture = find_architecture(class_name(config, folder / "config.json"), config)
-    hparams = architecture.hparams(config, folder / "config.json", list(text))
+    hparams = architecture.hparams(config, folder / "config.json", text)
     silent = []
     for key in text:
         rest = {other: tensor for other, tensor in text.items() if other != key}
-        error = _refusal(lambda rest=rest: map_tensors(architecture, hparams, rest, 0))
+        error = _refusal(lambda rest=rest: _map(architecture, hparams, rest))
         if error is None:
             silent.append(key)
             continue
@@ -89,6 +91,15 @@ def test_what_is_missing_is_named(name: str, family: Callable[[str], Path]) -> N
         assert _stem(str(renamed)) in _stem(error)
     left_out = [key for key in silent if not _is_written(architecture, hparams, key)]
     assert all(key.endswith(MAY_BE_MISSING) for key in silent if key not in left_out), silent
+
+
+def _map(architecture: Architecture, hparams: Hparams, tensors: dict[str, LazyTensor]) -> None:
+    """Take a checkpoint's tensors, and the keys that are made of them."""
+    map_tensors(architecture, hparams, tensors, 0)
+    seen = copy.copy(hparams)
+    seen.tensors = tensors
+    for key in architecture.early_keys:
+        list(key(Facts(architecture.name, seen, 0)))
 
 
 def _refusal(work: Callable[[], object]) -> str | None:

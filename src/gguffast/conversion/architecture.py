@@ -144,7 +144,11 @@ class Architecture:
     vocabulary: Callable[[Hparams], dict[str, Any]] = lambda hparams: {"kinds": ("bpe",)}
 
     def hparams(
-        self, config: Mapping[str, Any], path: Path, names: Sequence[str] = (), mtp: Mtp = Mtp.WITH
+        self,
+        config: Mapping[str, Any],
+        path: Path,
+        tensors: Mapping[str, LazyTensor] | None = None,
+        mtp: Mtp = Mtp.WITH,
     ) -> Hparams:
         """Read a configuration as this class does.
 
@@ -154,7 +158,7 @@ class Architecture:
             What :func:`gguffast.conversion.hparams.read_config` returned.
         path : Path
             Its file, for messages.
-        names : sequence of str
+        tensors : mapping of str to LazyTensor
             The checkpoint's tensors: not every configuration says how many layers for multi-token prediction
             there are.
         mtp : Mtp
@@ -168,7 +172,7 @@ class Architecture:
             There are no such layers, though `mtp` asks for nothing else.
         """
         h = Hparams(config, self.defaults, self.ignored, path)
-        h.names, h.mtp = names, mtp
+        h.tensors, h.mtp = tensors or {}, mtp
         nextn = self.nextn(h) if self.nextn else 0
         if mtp is Mtp.ONLY and not nextn:
             raise OptionError(f"{path.parent}: the model has no layers for multi-token prediction")

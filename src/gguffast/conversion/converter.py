@@ -187,8 +187,8 @@ class _Model:
         self.architecture: Architecture = find_architecture(class_name(config, config_path), config)
         quantization = Values(config, config_path).within("quantization_config").values
         checkpoint = None if options.get("vocab_only") else open_checkpoint(folder, quantization)
-        names = list(checkpoint.tensors) if checkpoint else []
-        self.hparams = self.architecture.hparams(config, config_path, names, _parse_mtp(options))
+        tensors = checkpoint.tensors if checkpoint else {}
+        self.hparams = self.architecture.hparams(config, config_path, tensors, _parse_mtp(options))
         self.vocabulary: Vocab = load_vocab(
             folder, self.hparams.values, pre=options.get("pre"), **self.architecture.vocabulary(self.hparams)
         )

@@ -10,10 +10,13 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gguffast.documents import Values, read_json
 from gguffast.errors import FileError, FormatError
+
+if TYPE_CHECKING:
+    from gguffast.sources.lazy import LazyTensor
 
 Default = Any | Callable[["Hparams"], Any]
 
@@ -108,8 +111,8 @@ class Hparams(Values):
                 values[key] = values[other]
         super().__init__(values, path)
         self.path = path
-        self.names: Sequence[str] = ()
-        """The checkpoint's tensors."""
+        self.tensors: Mapping[str, LazyTensor] = {}
+        """The checkpoint's tensors, by its names."""
         self.mtp = Mtp.WITH
         self.nextn = 0
         """Layers for multi-token prediction that are written."""

@@ -6,6 +6,7 @@ from gguffast.conversion.architecture import HEADS, Architecture, head_dim
 from gguffast.conversion.architectures import llama
 from gguffast.conversion.blocks import EMBEDDING, FEED_FORWARD_BLOCK, NORMS, PERMUTED_ATTENTION
 from gguffast.conversion.keys import llama3_rope
+from gguffast.conversion.pooling import pooling
 
 ARCHITECTURES = (
     Architecture(
@@ -30,7 +31,7 @@ ARCHITECTURES = (
             **PERMUTED_ATTENTION,
             **{name: rule for name, rule in FEED_FORWARD_BLOCK.items() if not name.endswith("gate_proj")},
         },
-        keys=llama.KEYS,
+        keys=(*llama.KEYS, pooling),
         generated=llama3_rope,
         vocabulary=llama.llama_vocabulary,
     ),

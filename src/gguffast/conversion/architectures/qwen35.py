@@ -106,9 +106,9 @@ def _rename(name: str, h: Hparams) -> str:
 
 def _nextn(h: Hparams) -> int:
     # What is there counts: fine-tunes leave these layers out, and keep the number in their configuration.
-    if not h.names:
+    if not h.tensors:
         return h.integer("mtp_num_hidden_layers", 0, 16, default=0)
-    found = [int(match[1]) for name in h.names if (match := _MTP.fullmatch(name)) and match[1]]
+    found = [int(match[1]) for name in h.tensors if (match := _MTP.fullmatch(name)) and match[1]]
     return 1 + max(found, default=-1)
 
 
