@@ -333,7 +333,7 @@ def write_imatrix(path, sizes):
         ),
         ("--imatrix wide-F16.gguf wide-F16.gguf out.gguf q4_k_m", "wide-F16.gguf: .*importance"),
         ("--imatrix rules wide-F16.gguf out.gguf q4_k_m", "rules: "),
-        ("--imatrix no.imatrix wide-F16.gguf out.gguf q4_k_m", "no.imatrix: cannot read"),
+        ("--imatrix no.imatrix wide-F16.gguf out.gguf q4_k_m", "cannot read no.imatrix"),
         ("wide-F16.gguf out.gguf q2_k_s", "needs an importance matrix"),
         ("--include-weights a wide-F16.gguf out.gguf q4_k_m", "need an importance matrix"),
         (
@@ -440,7 +440,7 @@ def test_debug_shows_the_traceback(tmp_path):
     done = run("quantize", "missing.gguf", "out.gguf", "q4_k_m", "--debug", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
-    assert done.stderr.splitlines()[-1].startswith("gguffast: error: missing.gguf")
+    assert done.stderr.splitlines()[-1].startswith("gguffast: error: cannot read missing.gguf")
 
 
 @pytest.mark.parametrize(
