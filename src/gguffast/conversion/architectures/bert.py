@@ -44,8 +44,17 @@ def _classes(h: Hparams) -> int:
     return len(_labels(h) or ()) or 2
 
 
-def _has_labels(h: Hparams) -> bool:
-    return _labels(h) is not None
+def _no_classifier(h: Hparams) -> bool:
+    names = h.get("architectures")
+    return not isinstance(names, list) or not str(names[0]).endswith("ForSequenceClassification")
+
+
+def _no_named_classes(h: Hparams) -> bool:
+    return _no_classifier(h) or _labels(h) is None
+
+
+def _no_unnamed_classes(h: Hparams) -> bool:
+    return _no_classifier(h) or _labels(h) is not None
 
 
 def _layer_norm(name: str) -> Rule:
@@ -79,9 +88,8 @@ _TENSORS: dict[str, Rule | None] = {
     f"{_LAYER}.intermediate.dense": linear("blk.{i}.ffn_up", FEED_FORWARD, HIDDEN, bias=True),
     f"{_LAYER}.output.dense": linear("blk.{i}.ffn_down", HIDDEN, FEED_FORWARD, bias=True),
     f"{_LAYER}.output.LayerNorm": _layer_norm("blk.{i}.layer_output_norm"),
-    "classifier": Rule("cls.output", (_classes, HIDDEN), optional=True, when=_has_labels),
-    "classifier.dense": Rule("cls", (HIDDEN, HIDDEN), optional=True),
-    "classifier.out_proj": Rule("cls.output", (_classes, HIDDEN), optional=True),
+    "classifier": Rule("cls", (_classes, HIDDEN), bias=True, optional=_no_unnamed_classes),
+    "classifier.out_proj": Rule("cls.output", (_classes, HIDDEN), bias=True, optional=_no_named_classes),
 }
 _PREFIXES = ("bert.", "roberta.", "model.")
 _HEADS = ("embeddings.position_ids", "pooler.dense.", "cls.predictions", "cls.seq_relationship", "decoder.")
@@ -92,6 +100,8 @@ def _rename(name: str, h: Hparams) -> str | None:
         name = name.removeprefix(prefix)
     if name.startswith(_HEADS):
         return None
+    if name in ("classifier.weight", "classifier.bias") and _labels(h) is not None:
+        return name.replace("classifier", "classifier.out_proj")
     # As TensorFlow called them.
     return name.replace(".gamma", ".weight") if name.endswith(".gamma") else name.replace(".beta", ".bias")
 
@@ -133,7 +143,9 @@ def _positions(h: Hparams) -> int:
 _ROBERTA = replace(
     _BERT,
     tensors={
-        **_TENSORS,
+        **{name: rule for name, rule in _TENSORS.items() if name != "classifier"},
+        "classifier.dense": Rule("cls", (HIDDEN, HIDDEN), bias=True, optional=_no_classifier),
+        "classifier.out_proj": Rule("cls.output", (_classes, HIDDEN), bias=True, optional=_no_classifier),
         "embeddings.position_embeddings": Rule(
             "position_embd", (size("max_position_embeddings"), HIDDEN), (without_first(_offset),)
         ),
@@ -218,9 +230,9 @@ _MODERN = replace(
         f"{_MODERN_LAYER}.mlp.Wi": linear("blk.{i}.ffn_up", lambda h: 2 * FEED_FORWARD(h), HIDDEN),
         f"{_MODERN_LAYER}.mlp.Wo": linear("blk.{i}.ffn_down", HIDDEN, FEED_FORWARD),
         "final_norm": norm("output_norm"),
-        "head.dense": Rule("cls", (HIDDEN, HIDDEN), optional=True),
-        "head.norm": norm("cls.norm")._replace(optional=True),
-        "classifier": _TENSORS["classifier"],
+        "head.dense": Rule("cls", (HIDDEN, HIDDEN), optional=_no_classifier),
+        "head.norm": norm("cls.norm")._replace(optional=_no_classifier),
+        "classifier.out_proj": _TENSORS["classifier.out_proj"],
     },
     keys=(
         *BASE,

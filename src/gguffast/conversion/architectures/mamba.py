@@ -1,7 +1,8 @@
-"""Mamba 2, and the mixer that the hybrids have in some of their layers, too."""
+"""Mamba and Mamba 2, and the mixer of the second, which hybrids have in some of their layers."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from gguffast.conversion.architecture import (
@@ -11,13 +12,14 @@ from gguffast.conversion.architecture import (
     Rule,
     Size,
     When,
+    classes,
     layers,
     one,
     size,
 )
 from gguffast.conversion.blocks import linear, norm
 from gguffast.conversion.hparams import Hparams
-from gguffast.conversion.keys import file_type, real, uint
+from gguffast.conversion.keys import file_type, flag, real, uint
 from gguffast.conversion.steps import as_column, grouped, minus_exp, squeeze
 
 UNLIMITED = 1 << 20
@@ -75,44 +77,99 @@ def _rename(name: str, h: Hparams) -> str:
     return name.removeprefix("model.")
 
 
-ARCHITECTURES = (
-    Architecture(
-        hf_class="Mamba2ForCausalLM",
-        name="mamba2",
-        # The reference fills these in by itself; it does not ask the class.
-        defaults={
-            "hidden_size": lambda h: h.integer("d_model", 1),
-            "expand": 2,
-            "head_dim": 64,
-            "n_groups": 1,
-            "state_size": 128,
-            "conv_kernel": 4,
-        },
-        tensors={
-            "backbone.embeddings": linear("token_embd", VOCABULARY, HIDDEN),
-            "backbone.layers.{i}.norm": norm("blk.{i}.attn_norm"),
-            **_MIXER.tensors("backbone.layers.{i}.mixer"),
-            "backbone.norm_f": norm("output_norm"),
-            "lm_head": Rule("output", (VOCABULARY, HIDDEN), optional=True),
-        },
-        keys=(
-            uint("{arch}.context_length", lambda h: UNLIMITED),
-            uint("{arch}.embedding_length", HIDDEN),
-            uint("{arch}.feed_forward_length", lambda h: 0),
-            uint("{arch}.attention.head_count", lambda h: 0),
-            uint("{arch}.block_count", layers),
-            uint("{arch}.ssm.conv_kernel", _MIXER.kernel),
-            uint("{arch}.ssm.inner_size", _MIXER.inner),
-            uint("{arch}.ssm.state_size", _MIXER.state),
-            uint("{arch}.ssm.time_step_rank", _MIXER.heads),
-            uint("{arch}.ssm.group_count", _MIXER.groups),
-            real("{arch}.attention.layer_norm_rms_epsilon", _epsilon),
-            file_type,
-        ),
-        rename=_rename,
-        vocabulary=lambda h: {
-            "kinds": ("sentencepiece", "bpe"),
-            "multiple": h.integer("pad_vocab_size_multiple", 1, 1 << 16, default=16),
-        },
+_MAMBA2 = Architecture(
+    hf_class="Mamba2ForCausalLM",
+    name="mamba2",
+    # The reference fills these in by itself; it does not ask the class.
+    defaults={
+        "hidden_size": lambda h: h.integer("d_model", 1),
+        "expand": 2,
+        "head_dim": 64,
+        "n_groups": 1,
+        "state_size": 128,
+        "conv_kernel": 4,
+    },
+    tensors={
+        "backbone.embeddings": linear("token_embd", VOCABULARY, HIDDEN),
+        "backbone.layers.{i}.norm": norm("blk.{i}.attn_norm"),
+        **_MIXER.tensors("backbone.layers.{i}.mixer"),
+        "backbone.norm_f": norm("output_norm"),
+        "lm_head": Rule("output", (VOCABULARY, HIDDEN), optional=True),
+    },
+    keys=(
+        uint("{arch}.context_length", lambda h: UNLIMITED),
+        uint("{arch}.embedding_length", HIDDEN),
+        uint("{arch}.feed_forward_length", lambda h: 0),
+        uint("{arch}.attention.head_count", lambda h: 0),
+        uint("{arch}.block_count", layers),
+        uint("{arch}.ssm.conv_kernel", _MIXER.kernel),
+        uint("{arch}.ssm.inner_size", _MIXER.inner),
+        uint("{arch}.ssm.state_size", _MIXER.state),
+        uint("{arch}.ssm.time_step_rank", _MIXER.heads),
+        uint("{arch}.ssm.group_count", _MIXER.groups),
+        real("{arch}.attention.layer_norm_rms_epsilon", _epsilon),
+        file_type,
     ),
+    rename=_rename,
+    vocabulary=lambda h: {
+        "kinds": ("sentencepiece", "bpe"),
+        "multiple": h.integer("pad_vocab_size_multiple", 1, 1 << 16, default=16),
+    },
 )
+
+# --- Mamba 1: a row of the state's numbers for each channel, time steps from a narrow projection ------------
+
+
+def _width(h: Hparams) -> int:
+    return h.integer("intermediate_size", 1, default=None) or 2 * HIDDEN(h)
+
+
+def _rank(h: Hparams) -> int:
+    return h.integer("time_step_rank", 1, default=None) or -(-HIDDEN(h) // 16)
+
+
+def _without_tied_head(name: str, h: Hparams) -> str | None:
+    return None if name == "lm_head.weight" and h.flag("tie_word_embeddings") else name
+
+
+_STATE, _KERNEL, _LAYER = size("state_size"), size("conv_kernel"), "backbone.layers.{i}"
+_MAMBA = replace(
+    _MAMBA2,
+    hf_class="MambaForCausalLM",
+    name="mamba",
+    defaults={"state_size": 16, "conv_kernel": 4, "tie_word_embeddings": True},
+    tensors={
+        "backbone.embeddings": linear("token_embd", VOCABULARY, HIDDEN),
+        f"{_LAYER}.norm": norm("blk.{i}.attn_norm"),
+        f"{_LAYER}.mixer.A_log": Rule("blk.{i}.ssm_a", (_width, _STATE), (minus_exp,), ending=""),
+        f"{_LAYER}.mixer.D": Rule("blk.{i}.ssm_d", (_width,), ending=""),
+        f"{_LAYER}.mixer.conv1d": Rule("blk.{i}.ssm_conv1d", (_width, one, _KERNEL), (squeeze,)),
+        f"{_LAYER}.mixer.in_proj": linear("blk.{i}.ssm_in", lambda h: 2 * _width(h), HIDDEN),
+        f"{_LAYER}.mixer.x_proj": linear("blk.{i}.ssm_x", lambda h: _rank(h) + 2 * _STATE(h), _width),
+        f"{_LAYER}.mixer.dt_proj": linear("blk.{i}.ssm_dt", _width, _rank, bias=True),
+        f"{_LAYER}.mixer.out_proj": linear("blk.{i}.ssm_out", HIDDEN, _width),
+        "backbone.norm_f": norm("output_norm"),
+        "lm_head": Rule("output", (VOCABULARY, HIDDEN), optional=True),
+    },
+    keys=(
+        uint("{arch}.context_length", lambda h: UNLIMITED),
+        uint("{arch}.embedding_length", HIDDEN),
+        uint("{arch}.feed_forward_length", lambda h: 0),
+        uint("{arch}.attention.head_count", lambda h: 0),
+        uint("{arch}.block_count", layers),
+        uint("{arch}.ssm.conv_kernel", _KERNEL),
+        uint("{arch}.ssm.inner_size", _width),
+        uint("{arch}.ssm.state_size", _STATE),
+        uint("{arch}.ssm.time_step_rank", _rank),
+        real("{arch}.attention.layer_norm_rms_epsilon", _epsilon),
+        flag("{arch}.ssm.dt_b_c_rms", lambda h: h.get("model_type") == "falcon_mamba"),
+        file_type,
+    ),
+    rename=_without_tied_head,
+    vocabulary=lambda h: {
+        "kinds": ("bpe", "sentencepiece"),
+        "multiple": h.integer("pad_vocab_size_multiple", 1, 1 << 16, default=8),
+    },
+)
+
+ARCHITECTURES = (_MAMBA2, *classes(_MAMBA, "MambaForCausalLM", "FalconMambaForCausalLM"))
