@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import gguffast.quants as quants
     from gguffast._core import set_target, target, targets
     from gguffast.conversion.converter import convert
+    from gguffast.conversion.lora import LoraOptions, convert_lora
     from gguffast.conversion.options import ConvertOptions
     from gguffast.engine import Progress
     from gguffast.errors import (
@@ -67,6 +68,7 @@ __all__ = [
     "Interrupted",
     "JobOptions",
     "LlamaFileType",
+    "LoraOptions",
     "MakeOptions",
     "Metadata",
     "OptionError",
@@ -86,6 +88,7 @@ __all__ = [
     "WorkOptions",
     "__version__",
     "convert",
+    "convert_lora",
     "create",
     "download",
     "import_model",
@@ -119,6 +122,7 @@ _HOMES = {
     "JobOptions": "job",
     "KV": "gguf",
     "LlamaFileType": "filetypes",
+    "LoraOptions": "conversion.lora",
     "MakeOptions": "job",
     "Metadata": "gguf",
     "OptionError": "errors",
@@ -137,6 +141,7 @@ _HOMES = {
     "TypeShare": "job",
     "WorkOptions": "job",
     "convert": "conversion.converter",
+    "convert_lora": "conversion.lora",
     "create": "importer",
     "download": "hub",
     "import_model": "importer",

@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 
 DATA = Path(__file__).parents[1] / "data" / "families"
+ADAPTERS = DATA.parent / "adapters"
 NAMES = sorted(path.name.removesuffix(".tar.xz") for path in DATA.glob("*.tar.xz"))
 
 # Exponentials: the reference's, from Intel's library, are off by one in the last bit there; ours are rounded
@@ -32,9 +33,9 @@ VALUES = {
 }
 
 
-def read_runs(name: str) -> dict[str, dict[str, Any]]:
+def read_runs(name: str, folder: Path = DATA) -> dict[str, dict[str, Any]]:
     """Every run of a family in full; ``_`` is what the reference had to be told."""
-    with tarfile.open(DATA / f"{name}.tar.xz") as archive:
+    with tarfile.open(folder / f"{name}.tar.xz") as archive:
         member = archive.extractfile("converted.json")
         assert member is not None
         runs: dict[str, dict[str, Any]] = json.loads(member.read())

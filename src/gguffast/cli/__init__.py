@@ -20,7 +20,7 @@ from gguffast.console import one_line, signals_as_interrupts
 from gguffast.errors import GGUFFastError, Interrupted
 
 COMMANDS = (
-    *("quantize", "convert", "split", "merge", "inspect", "import", "download", "upload"),
+    *("quantize", "convert", "convert-lora", "split", "merge", "inspect", "import", "download", "upload"),
     *("create", "run", "list", "show", "rm"),
     *("demo", "link-llama-quantize"),
 )

@@ -43,7 +43,7 @@ class Rule(NamedTuple):
     name : str or tuple of str
         GGUF name without its ending; several names share the rows of the matrix, or of each one of a stack.
     shape : tuple of Size
-        Expected shape, NumPy order. A bias has the first size alone.
+        Expected shape, NumPy order. A bias has the first size alone. Without one it is not looked at.
     steps : tuple of Step
         What is done to it, in this order, before its rows are shared out.
     parts : tuple of Size

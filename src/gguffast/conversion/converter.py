@@ -31,13 +31,16 @@ from gguffast.sources.lazy import DType, LazyTensor, as_source, to_f32
 from gguffast.types import GGMLQuantizationType
 
 # What the converter writes by its own rules; every other type is made from `auto` as `quantize` makes it.
-_TENSOR_TYPES = {
+TENSOR_TYPES = {
     LlamaFileType.ALL_F32: GGMLQuantizationType.F32,
     LlamaFileType.MOSTLY_F16: GGMLQuantizationType.F16,
     LlamaFileType.MOSTLY_BF16: GGMLQuantizationType.BF16,
     LlamaFileType.MOSTLY_Q8_0: GGMLQuantizationType.Q8_0,
 }
-_QUANTIZATION_VERSION = 2
+QUANTIZATION_VERSION = ("general.quantization_version", 2, GGUFValueType.UINT32)
+
+# What has the type that is asked for, if it is a matrix.
+_BY_TYPE = (".weight", ".lora_a", ".lora_b")
 
 # Routers, convolutions and positions are small and decide much: F32 always.
 _ALWAYS_F32 = (
@@ -140,9 +143,9 @@ def run(
     return worker.run(
         job,
         Path(src),
-        _output_path(folder, dst, general, encoding),
+        output_path(folder, dst, general, encoding),
         file_type=encoding or "VOCAB",
-        inputs=[*_files_of(folder), *say.files, *([] if override is None else [Path(override)])],
+        inputs=[*files_of(folder), *say.files, *([] if override is None else [Path(override)])],
         max_size=max_size,
         max_tensors=max_tensors,
         warnings=model.vocabulary.warnings,
@@ -154,7 +157,7 @@ def _parse_type(file_type: str | int | FileType) -> LlamaFileType | FileType | N
     if str(file_type).lower() == "auto":
         return None
     found = parse_file_type(file_type)
-    return found if found.number not in _TENSOR_TYPES else LlamaFileType(found.number)
+    return found if found.number not in TENSOR_TYPES else LlamaFileType(found.number)
 
 
 def _check_no_recipe(options: ConvertOptions) -> None:
@@ -163,7 +166,7 @@ def _check_no_recipe(options: ConvertOptions) -> None:
         raise OptionError(f"{' and '.join(given)} need a quantized `file_type`, for example q4_k_m")
 
 
-def _files_of(folder: Path) -> list[Path]:
+def files_of(folder: Path) -> list[Path]:
     """Give the files of a checkpoint that may be read: all but the GGUF files that were made of it."""
     found = [*folder.iterdir(), *folder.glob("*/*.jinja")]
     return [path for path in found if path.is_file() and path.suffix.lower() != ".gguf"]
@@ -233,7 +236,7 @@ class _Model:
         pairs.append(kv("general.type", "model", GGUFValueType.STRING))
         pairs += general.kvs
         pairs += [pair for key in self.architecture.keys for pair in key(facts)]
-        pairs.append(kv("general.quantization_version", _QUANTIZATION_VERSION, GGUFValueType.UINT32))
+        pairs.append(kv(*QUANTIZATION_VERSION))
         for key, value, kind in self.vocabulary.kvs:
             type_, _, item = kind.partition("/")
             pairs.append(kv(key, value, GGUFValueType[type_], GGUFValueType[item] if item else None))
@@ -256,17 +259,17 @@ def _make_job(
     if copied:
         return number, quantization(_AsWritten(model, general, file_type), FILE_TYPES["COPY"], options)
     tensors = [as_source(name, tensor) for name, tensor in model.tensors]
-    choices = [_choose(tensor, file_type) for tensor in tensors]
+    choices = [choose(tensor, file_type) for tensor in tensors]
     return number, Job(model.kvs(general, number), tensors, choices, keep_dims=True)
 
 
-def _choose(tensor: SourceTensor, file_type: LlamaFileType) -> Choice:
+def choose(tensor: SourceTensor, file_type: LlamaFileType) -> Choice:
     """Choose as the reference converter does."""
     if tensor.type.info.quantized:
         return Choice(tensor.type)
-    if len(tensor.ne) == 1 or not tensor.name.endswith(".weight") or tensor.name.endswith(_ALWAYS_F32):
+    if len(tensor.ne) == 1 or not tensor.name.endswith(_BY_TYPE) or tensor.name.endswith(_ALWAYS_F32):
         return Choice(GGMLQuantizationType.F32)
-    wanted = _TENSOR_TYPES[file_type]
+    wanted = TENSOR_TYPES[file_type]
     if tensor.ne[0] % wanted.info.block_size:
         return Choice(GGMLQuantizationType.F16, fallback_from=wanted)
     return Choice(wanted)
@@ -286,7 +289,7 @@ class _AsWritten:
 
 def _as_stored(name: str, tensor: LazyTensor, file_type: LlamaFileType) -> SourceTensor:
     source = as_source(name, tensor)
-    type_ = _choose(source, file_type).type
+    type_ = choose(source, file_type).type
     if type_ is GGMLQuantizationType.F32:
         return as_source(name, to_f32(tensor))
     return source if source.type == type_ else _Rounded(source, type_)
@@ -314,9 +317,10 @@ class _Rounded:
             raise engine.bad_row(status, self.name, self.type, first // self.ne[0] + row)
 
 
-def _output_path(
+def output_path(
     folder: Path, dst: str | os.PathLike[str] | None, general: General, encoding: str | None
 ) -> Path:
+    """Decide where the output goes, and what it is called; parameters as the commands have them."""
     path = folder if dst is None else Path(dst)
     if path.is_dir():
         return path / general.file_name(encoding)

@@ -48,7 +48,7 @@ class Weights(NamedTuple):
     Attributes
     ----------
     total : int
-        All of them.
+        All of them; of an adapter the negative of what it changes, so that sizes in names are read otherwise.
     active : int
         All that are not in experts, and one expert's.
     experts : int
@@ -89,6 +89,7 @@ class General:
 
     kvs: list[KV]
     _metadata: gguf.Metadata
+    _kind: str = ""
 
     def file_name(self, encoding: str | None) -> str:
         """Return the name by the GGUF naming convention; without `encoding`, that of a vocabulary."""
@@ -99,7 +100,7 @@ class General:
         stem = gguf.naming_convention(m.name, m.basename, m.finetune, m.version, label, None)
         # A model card may say anything; this names a file in one folder.
         stem = re.sub(r"[/\0-\x1f]", "-", stem).encode()[:_MAX_STEM].decode(errors="ignore")
-        return f"{stem}-{encoding.upper() if encoding else 'vocab'}.gguf"
+        return f"{stem}-{encoding.upper() if encoding else 'vocab'}{self._kind}.gguf"
 
 
 def read_general(
@@ -112,7 +113,7 @@ def read_general(
     folder : Path
         The checkpoint, absolute: its last part may become the model's name.
     weights : Weights
-        For the size label; a total of 0 gives none.
+        For the size label; a total of 0 or less gives none.
     model_name : str, optional
         ``general.name``, whatever else is found.
     override : Path, optional
@@ -147,9 +148,9 @@ def read_general(
         setattr(found, field, value)
     if found.name is None:
         found.name = name
-    if found.size_label is None and weights.total:
+    if found.size_label is None and weights.total > 0:
         found.size_label = gguf.size_label(weights.total, weights.active, 0, weights.experts)
-    return General(_encode(found), found)
+    return General(_encode(found), found, "-LoRA" if weights.total < 0 else "")
 
 
 def _check_name(name: str) -> str:

@@ -76,6 +76,20 @@ def map_tensors(
     return sorted(found, key=lambda mapped: mapped.tensor.dtype is not DType.MXFP4)
 
 
+def map_some(architecture: Architecture, hparams: Hparams, tensors: Mapping[str, LazyTensor]) -> list[Mapped]:
+    """Apply an architecture's rules to some of a checkpoint's tensors; parameters as for :func:`map_tensors`.
+
+    Raises
+    ------
+    FormatError
+        As there, but only the rest of a stack is missed.
+    """
+    mapping = _Mapping(architecture, hparams)
+    found = [mapped for name, tensor in tensors.items() for mapped in mapping.take(name, tensor)]
+    mapping.check_stacks()
+    return found
+
+
 class _Mapping:
     def __init__(self, architecture: Architecture, hparams: Hparams) -> None:
         self._architecture = architecture
@@ -122,9 +136,7 @@ class _Mapping:
 
     def check(self, found: list[Mapped]) -> None:
         """Name what is missing."""
-        waiting = next(iter(self._waiting.items()), None)
-        if waiting:
-            self._refuse_experts(*waiting)
+        self.check_stacks()
         names = {mapped.name for mapped in found}
         for pattern, rule in self._architecture.tensors.items():
             if rule is None:
@@ -137,6 +149,19 @@ class _Mapping:
             for h in self._views if "{i}" in pattern else (self._h,):
                 if self._wanted(h.layer) and self._needs(pattern, rule, h):
                     self._check_present(pattern.replace("{i}", str(h.layer)), rule, h.layer, names)
+
+    def check_stacks(self) -> None:
+        """Name what is missing in stacks that are there in part."""
+        waiting = next(iter(self._waiting.items()), None)
+        if waiting:
+            self._refuse_experts(*waiting)
+        for pattern, members in self._members.items():
+            rule = self._architecture.tensors[pattern]
+            assert rule is not None
+            assert rule.stack is not None
+            missing = [str(i) for i in range(rule.stack(self._h)) if i not in members]
+            if missing:
+                raise self._missing(pattern.replace("{i}", missing[0]) + ".weight")
 
     def _needs(self, pattern: str, rule: Rule, h: Hparams) -> bool:
         if rule.when and not rule.when(h):
@@ -175,7 +200,7 @@ class _Mapping:
         expected = tuple(size(h) for size in rule.shape)
         if ending == ".bias":
             expected = expected[:1]
-        if tensor.shape != expected:
+        if rule.shape and tensor.shape != expected:
             raise self._error(
                 f"tensor {short(name)}: shape {list(tensor.shape)}, "
                 f"but {self._h.path} makes it {list(expected)}"
@@ -234,14 +259,17 @@ class _Mapping:
         for ending in endings if rule.ending is None else (rule.ending,):
             if any(output.format(i=layer) + ending not in names for output in outputs):
                 hf_name = hf_name.replace("{e}", "0") + (ending if rule.ending is None else "")
-                raise self._error(f"tensor {hf_name} is missing; is the checkpoint complete?")
+                raise self._missing(hf_name)
 
     def _refuse_experts(self, layer: int, group: dict[tuple[str, int], LazyTensor]) -> None:
         for pattern in self._stacked:
             for expert in range(self._experts):
                 if (pattern, expert) not in group:
                     name = pattern.format(i=layer, e=expert)
-                    raise self._error(f"tensor {name}.weight is missing; is the checkpoint complete?")
+                    raise self._missing(f"{name}.weight")
+
+    def _missing(self, name: str) -> FormatError:
+        return self._error(f"tensor {name} is missing; is the checkpoint complete?")
 
     def _error(self, message: str) -> FormatError:
         return FormatError(f"{self._h.path.parent}: {message}")

@@ -112,7 +112,7 @@ class _Kind:
     def index(self) -> str:
         return f"{self.prefix}{self.suffix}.index.json"
 
-    def read(self, file: ReadableFile) -> dict[str, LazyTensor]:
+    def read(self, file: ReadableFile) -> Mapping[str, LazyTensor]:
         if self is _SAFETENSORS:
             from gguffast.sources.safetensors import read_safetensors
 

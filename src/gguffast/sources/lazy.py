@@ -347,6 +347,11 @@ def from_array(name: str, array: NDArray[Any]) -> LazyTensor:
     return HeldTensor(name, array, {"float32": DType.F32, "float16": DType.F16}[array.dtype.name])
 
 
+def zeros(name: str, shape: Sequence[int]) -> LazyTensor:
+    """Make a tensor of zeros, which takes no memory: it stands for one whose shape alone is known."""
+    return _Zeros(name, shape, DType.F32)
+
+
 # --- Combinators ------------------------------------------------------------------------------------------
 
 

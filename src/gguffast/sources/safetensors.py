@@ -15,7 +15,7 @@ from gguffast.documents import parse_json, shown
 from gguffast.errors import FormatError, quote
 from gguffast.reading import ReadableFile
 from gguffast.sources.common import check_proportion, is_shape, naturals
-from gguffast.sources.lazy import DType, LazyTensor, StoredTensor
+from gguffast.sources.lazy import DType, StoredTensor
 
 # Limit of the format.
 _MAX_HEADER = 100_000_000
@@ -23,7 +23,7 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 _DTYPES = {dtype.name: dtype for dtype in DType if dtype.numbers == 1}
 
 
-def read_safetensors(file: ReadableFile) -> dict[str, LazyTensor]:
+def read_safetensors(file: ReadableFile) -> dict[str, StoredTensor]:
     """Tensors of a safetensors file, sorted by name.
 
     Raises

@@ -2,9 +2,9 @@
 
     python tests/data/families/pack.py CHECKPOINTS CONVERTED NAME...
 
-CHECKPOINTS/NAME is a Hugging Face checkpoint, CONVERTED/NAME.json what the reference made of it: per run its
-options (`args`) and either the SHA-256 of the file, the key of an equal run (`same_as`), or of the files of a
-split, with what stands in them.
+CHECKPOINTS/NAME is a Hugging Face checkpoint, or an adapter, which goes to tests/data/adapters;
+CONVERTED/NAME.json what the reference made of it: per run its options (`args`) and either the SHA-256 of the
+file, the key of an equal run (`same_as`), or of the files of a split, with what stands in them.
 """
 
 from __future__ import annotations
@@ -31,4 +31,6 @@ def pack(checkpoint: Path, converted: Path, archive: Path) -> None:
 if __name__ == "__main__":
     checkpoints, converted, *names = map(Path, sys.argv[1:])
     for name in names:
-        pack(checkpoints / name, converted / f"{name}.json", Path(__file__).parent / f"{name}.tar.xz")
+        kind = "adapters" if (checkpoints / name / "adapter_config.json").exists() else "families"
+        archive = Path(__file__).parents[1] / kind / f"{name}.tar.xz"
+        pack(checkpoints / name, converted / f"{name}.json", archive)
