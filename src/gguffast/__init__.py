@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gguffast.ollama.register import Created
     from gguffast.quantizer import quantize
     from gguffast.recipe.options import Override, RecipeOptions, TensorRule
+    from gguffast.sources.lora import LoraMerge
     from gguffast.splitter import SplitOptions, merge, split
     from gguffast.types import GGMLQuantizationType, TypeInfo
 
@@ -68,6 +69,7 @@ __all__ = [
     "Interrupted",
     "JobOptions",
     "LlamaFileType",
+    "LoraMerge",
     "LoraOptions",
     "MakeOptions",
     "Metadata",
@@ -122,6 +124,7 @@ _HOMES = {
     "JobOptions": "job",
     "KV": "gguf",
     "LlamaFileType": "filetypes",
+    "LoraMerge": "sources.lora",
     "LoraOptions": "conversion.lora",
     "MakeOptions": "job",
     "Metadata": "gguf",

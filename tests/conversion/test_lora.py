@@ -14,9 +14,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from gguffast.cli import main
+from gguffast.conversion.converter import convert
 from gguffast.conversion.lora import convert_lora
 from gguffast.errors import FileError, FormatError, OptionError
 from gguffast.gguf import GGUFFile
+from gguffast.sources.lora import LoraMerge, parse_merge
 from support import families
 
 NAMES = sorted(path.name.removesuffix(".tar.xz") for path in families.ADAPTERS.glob("*.tar.xz"))
@@ -206,3 +208,47 @@ def test_the_command(
     assert hashlib.sha256(path.read_bytes()).hexdigest() == RUNS["lora-llama3"]["bf16"]["file_sha256"]
     assert main([*words, "--base", str(unpacked / "qwen3"), "--outtype", "bf16", "--force"]) == 1
     assert "does not fit its base" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_merged_is_converted_from_the_sum(
+    rslora: bool, adapter: Callable[[str], Path], copy_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder, base = adapter("lora-qwen3"), copy_of("qwen3")
+    change_config(folder, use_rslora=rslora)
+    result = convert(
+        base, tmp_path / "o.gguf", "f32", pre="qwen2", merge_lora=[LoraMerge(folder, 0.5), LoraMerge(folder)]
+    )
+    plain = convert(base, tmp_path / "p.gguf", "f32", pre="qwen2")
+    lora = convert_lora(folder, tmp_path / "l.gguf", base=base)
+    scale = 1.5 * 8 / (2 if rslora else 4)
+    with GGUFFile(result.dst) as ours, GGUFFile(plain.dst) as before, GGUFFile(lora.dst) as halves:
+        changed = {name.rpartition(".")[0] for name in (tensor.name for tensor in halves.tensors)}
+        assert len(changed) == 10
+        for name in (tensor.name for tensor in before.tensors):
+            expected = before.tensors[name].data.astype(np.float64)
+            if name in changed:
+                a, b = (halves.tensors[f"{name}.lora_{half}"].data.astype(np.float64) for half in "ab")
+                expected = expected + scale * b @ a
+                np.testing.assert_allclose(ours.tensors[name].data, expected, rtol=1e-5, atol=1e-6)
+            else:
+                np.testing.assert_array_equal(ours.tensors[name].data, expected)
+
+
+def test_an_adapter_of_another_base_is_not_merged(
+    adapter: Callable[[str], Path], unpacked: Path, tmp_path: Path
+) -> None:
+    folder = adapter("lora-llama3")
+    with pytest.raises(FormatError, match=r"does not fit its base: tensor .*makes .*, but .* is "):
+        convert(unpacked / "qwen3", tmp_path / "o.gguf", pre="qwen2", merge_lora=[LoraMerge(folder)])
+    change_config(folder, alpha_pattern={"q_proj": 4})
+    with pytest.raises(FormatError, match="alpha_pattern"):
+        convert(unpacked / "llama3", tmp_path / "o.gguf", pre="llama-bpe", merge_lora=[LoraMerge(folder)])
+    with pytest.raises(OptionError, match="leaves nothing to merge"):
+        convert(unpacked / "llama3", tmp_path / "o.gguf", vocab_only=True, merge_lora=[LoraMerge(folder)])
+
+
+def test_a_merge_is_told_in_words() -> None:
+    assert parse_merge("a/b") == LoraMerge("a/b", 1.0)
+    assert parse_merge("a/b:-0.5") == LoraMerge("a/b", -0.5)
+    assert parse_merge("a:b") == LoraMerge("a:b", 1.0)

@@ -28,6 +28,7 @@ from gguffast.recipe.options import Options, said_of_recipe, takes
 from gguffast.sources import SourceTensor
 from gguffast.sources.checkpoint import Checkpoint, guess_dtype, open_checkpoint
 from gguffast.sources.lazy import DType, LazyTensor, as_source, to_f32
+from gguffast.sources.lora import LoraMerge, merge_adapter, open_adapter
 from gguffast.types import GGMLQuantizationType
 
 # What the converter writes by its own rules; every other type is made from `auto` as `quantize` makes it.
@@ -128,6 +129,8 @@ def run(
     max_size, max_tensors = read_limits(options)
     if vocab_only and (max_size or max_tensors):
         raise OptionError("`vocab_only` leaves nothing to split with `split_max_size` or `split_max_tensors`")
+    if vocab_only and options.get("merge_lora"):
+        raise OptionError("`vocab_only` leaves nothing to merge with `merge_lora`")
     if not isinstance(wanted, FileType):
         _check_no_recipe(options)
     model = _Model(folder, options)
@@ -199,18 +202,22 @@ class _Model:
         self.tensors: list[Mapped] = []
         self.auto = LlamaFileType.MOSTLY_F16
         if checkpoint:
-            self._map(checkpoint)
+            self._map(checkpoint, options.get("merge_lora", ()))
         else:
             # The file type is that of the weights, if there are any.
             with contextlib.suppress(FileError, FormatError):
                 self._guess(open_checkpoint(folder).tensors)
         self.weights = count_weights((m.name, m.tensor.ne[::-1]) for m in self.tensors)
 
-    def _map(self, checkpoint: Checkpoint) -> None:
+    def _map(self, checkpoint: Checkpoint, merges: Sequence[LoraMerge]) -> None:
         text = {name: tensor for name, tensor in checkpoint.tensors.items() if is_text(name)}
         self.paths = list(checkpoint.parts)
-        self.tensors = map_tensors(self.architecture, self.hparams, text, self.vocabulary.size)
         self._guess(text)
+        for merge in merges:
+            adapter = open_adapter(Path(os.path.abspath(merge.folder)))
+            self.paths += [adapter.weights_path, adapter.config_path]
+            text = merge_adapter(text, adapter, merge.scale)
+        self.tensors = map_tensors(self.architecture, self.hparams, text, self.vocabulary.size)
         for name, tensor in self.tensors:
             if name == "token_embd.weight" and self.vocabulary.size > tensor.shape[0]:
                 raise FormatError(

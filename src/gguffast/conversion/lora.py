@@ -92,7 +92,7 @@ def convert_lora(
     wanted = _parse_type(file_type, adapter)
     worker.reads([adapter.weights_path])
     config, config_path = read_config(base_folder), base_folder / "config.json"
-    architecture = find_architecture(class_name(config, config_path))
+    architecture = find_architecture(class_name(config, config_path), config)
     hparams = architecture.hparams(config, config_path)
     # Which rows a vocabulary leaves out is not known without it; an adapter is trained on all of them.
     hparams.tokens = hparams.integer("vocab_size", 0, default=0)

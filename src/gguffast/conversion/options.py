@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from gguffast.job import JobOptions, ShardLimits
 from gguffast.recipe.options import Option
+from gguffast.sources.lora import LoraMerge, parse_merge
 
 
 class ConvertOptions(JobOptions, ShardLimits, total=False):
@@ -22,6 +24,15 @@ class ConvertOptions(JobOptions, ShardLimits, total=False):
     ]
     vocab_only: Annotated[bool, Option("write metadata and tokenizer alone")]
     pre: Annotated[str | None, Option("name of the pre-tokenizer, if it is not recognised", "NAME")]
+    merge_lora: Annotated[
+        Sequence[LoraMerge],
+        Option(
+            "merge a PEFT LoRA adapter, SCALE times as strongly as it was trained",
+            "ADAPTER[:SCALE]",
+            parse_merge,
+            repeatable=True,
+        ),
+    ]
     mtp: Annotated[
         Literal["with", "only", "without"],
         Option("layers for multi-token prediction: with (the default), only, without", "HOW"),

@@ -7,15 +7,19 @@ model's are, behind ``base_model.model.``, and end in ``lora_A.weight`` (rank x 
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from gguffast.documents import Values, read_json, short
-from gguffast.errors import FileError, FormatError, quote
+from gguffast.errors import FileError, FormatError, OptionError, quote
 from gguffast.sources.common import open_weights
-from gguffast.sources.lazy import LazyTensor, to_f32, transpose
+from gguffast.sources.lazy import DType, LazyTensor, as_array, row_pieces, to_f32, to_float32, transpose
 
 _PREFIX = "base_model.model."
 _ENDINGS = {
@@ -72,6 +76,8 @@ class LoraAdapter:
         Whether ``alpha_pattern`` gives some matrices an alpha of their own.
     invocation : list of int
         Tokens from which on an activated LoRA works; empty for the usual kind.
+    own_layout : bool
+        ``fan_in_fan_out``: the base's matrices lie transposed.
     root_scaled : bool
         ``use_rslora``: it was trained with alpha / sqrt(rank) instead.
     pairs : dict of str to LoraPair
@@ -87,6 +93,7 @@ class LoraAdapter:
     own_ranks: bool
     own_alphas: bool
     invocation: list[int]
+    own_layout: bool
     root_scaled: bool
     pairs: dict[str, LoraPair]
     norms: dict[str, LazyTensor]
@@ -129,6 +136,7 @@ def open_adapter(folder: Path) -> LoraAdapter:
         len(ranks) > 1,
         bool(config.within("alpha_pattern")),
         _invocation(config),
+        bool(config.flag("fan_in_fan_out", default=False)),
         bool(config.flag("use_rslora", default=False)),
         pairs,
         norms,
@@ -229,3 +237,86 @@ def _pair(name: str, group: Mapping[str, LazyTensor], path: Path) -> LoraPair:
     if a.dtype is not b.dtype:
         a, b = to_f32(a), to_f32(b)
     return LoraPair(first, transpose(a), transpose(b)) if embedding else LoraPair(first, b, a)
+
+
+# --- Merging ----------------------------------------------------------------------------------------------
+
+
+class LoraMerge(NamedTuple):
+    """An adapter to be merged into its base, and how strongly."""
+
+    folder: str | os.PathLike[str]
+    scale: float = 1.0
+
+
+def parse_merge(text: str) -> LoraMerge:
+    """Read ``ADAPTER`` or ``ADAPTER:SCALE``."""
+    folder, colon, scale = text.rpartition(":")
+    try:
+        return LoraMerge(folder, float(scale)) if colon else LoraMerge(text)
+    except ValueError:
+        return LoraMerge(text)  # a colon in the folder's name
+
+
+def merge_adapter(
+    tensors: Mapping[str, LazyTensor], adapter: LoraAdapter, scale: float
+) -> dict[str, LazyTensor]:
+    """Give a checkpoint's tensors with an adapter merged into them, lazily.
+
+    W becomes W + s * B @ A, in float32, where s is ``scale`` times alpha / rank, or times alpha / sqrt(rank)
+    for rsLoRA. The products are added to W one rank after the other, each rounded: the same bits everywhere.
+
+    Raises
+    ------
+    FormatError
+        The adapter is one of another base; the tensor is named.
+    OptionError
+        The scale is no number.
+    """
+    if not math.isfinite(scale):
+        raise OptionError(f"`merge_lora`: {scale} is no scale")
+    for key, found in (("alpha_pattern", adapter.own_alphas), ("fan_in_fan_out", adapter.own_layout)):
+        if found:
+            raise FormatError(
+                f'{adapter.config_path}: "{key}" is not taken into account here; merge the adapter with PEFT'
+            )
+    merged = dict(tensors)
+    for name, pair in adapter.pairs.items():
+        _check_base(adapter, merged, name, pair.name, pair.shape)
+        divisor = math.sqrt(pair.rank) if adapter.root_scaled else pair.rank
+        merged[name] = _Merged(merged[name], pair, scale * adapter.alpha / divisor)
+    for name, norm in adapter.norms.items():
+        _check_base(adapter, merged, name, norm.name, norm.shape)
+        merged[name] = norm
+    return merged
+
+
+def _check_base(
+    adapter: LoraAdapter, tensors: Mapping[str, LazyTensor], name: str, own: str, shape: tuple[int, ...]
+) -> None:
+    place = f"{adapter.weights_path} does not fit its base: tensor {short(own)}"
+    if name not in tensors:
+        raise FormatError(f"{place}: the checkpoint has no {short(name)}")
+    if tensors[name].shape != shape:
+        raise FormatError(f"{place} makes {list(shape)}, but {short(name)} is {list(tensors[name].shape)}")
+
+
+class _Merged(LazyTensor):
+    def __init__(self, tensor: LazyTensor, pair: LoraPair, scale: float) -> None:
+        super().__init__(tensor.name, tensor.shape, DType.F32)
+        self._tensor = tensor
+        self._pair = pair
+        self._scale = np.float32(scale)
+
+    def read(self, first: int, into: memoryview) -> None:
+        """See `LazyTensor.read`."""
+        out = as_array(into, DType.F32)
+        to_float32(self._tensor.elements(first, out.size), self._tensor.dtype, out)
+        a = self._pair.columns.values()
+        for piece in row_pieces(first, out.size, self.n_columns, out.size):
+            b = to_float32(self._pair.rows.rows(piece.row, piece.n_rows), self._pair.rows.dtype)
+            box = out[piece.place].reshape(piece.n_rows, piece.n_columns)
+            factors, row = b * self._scale, a[:, piece.column : piece.column + piece.n_columns]
+            # No matrix product: how its sums are rounded is the library's affair.
+            for k in range(self._pair.rank):
+                box += factors[:, k : k + 1] * row[k]
