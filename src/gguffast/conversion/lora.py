@@ -162,7 +162,7 @@ def _warnings(adapter: LoraAdapter, *, rslora: bool) -> list[str]:
         found.append(
             f"{adapter.config_path} says rsLoRA, trained with alpha / sqrt(rank); as in the reference's file "
             "alpha stands unchanged, and llama.cpp scales by alpha / rank, "
-            f"{math.sqrt(adapter.rank):.4g} times less: `rslora` stores the alpha that makes up for it"
+            f"{math.sqrt(adapter.rank):.4g} times less; the option rslora makes up for it"
         )
     if adapter.own_alphas:
         found.append(f"{adapter.config_path} has an alpha_pattern; a GGUF adapter has one alpha for all")
