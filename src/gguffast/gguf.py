@@ -605,9 +605,10 @@ class GGUFFile:
         """Close the file. Views of tensors that are still in use keep their data until they are gone."""
         self._file.close()
 
-    def check_unchanged(self) -> None:
-        """Make sure that what was read comes from one and the same content; FileError if it does not."""
-        self._file.check_unchanged()
+    @property
+    def reader(self) -> LocalFile:
+        """The open file."""
+        return self._file
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 from gguffast import engine
 from gguffast.engine import Progress
-from gguffast.errors import DataError, FileError, FormatError, OptionError
+from gguffast.errors import DataError, FormatError, OptionError
 from gguffast.files import parse_size
 from gguffast.filetypes import FileType
 from gguffast.output import Output, check_output
 from gguffast.plan import Plan, Target, plan_files
+from gguffast.reading import ReadableFile
 from gguffast.recipe.choose import Choice, check_choices, choose_types
 from gguffast.recipe.metadata import file_type_number, output_kvs
 from gguffast.recipe.model import output_order
@@ -278,12 +278,12 @@ class Worker:
         self._progress = given.get("progress")
         self._replace = given.get("force", False)
         self._dry_run = given.get("dry_run", False)
-        self._weights: dict[Path, os.stat_result] = {}
+        self._weights: Sequence[ReadableFile] = ()
         self._warnings: list[str] = []
 
-    def reads(self, weights: Iterable[Path]) -> None:
-        """Name the files of the weights, as soon as they are open: they must not change from now on."""
-        self._weights = {path: os.stat(path) for path in weights}
+    def reads(self, weights: Sequence[ReadableFile]) -> None:
+        """Tell the open files of the weights: they must not change until all is written."""
+        self._weights = weights
 
     def run(
         self,
@@ -342,7 +342,7 @@ class Worker:
             outputs=tuple(paths),
             file_type=file_type,
             dry_run=self._dry_run,
-            size_in=sum(found.st_size for found in self._weights.values()),
+            size_in=sum(file.size for file in self._weights),
             size_out=sum(plan.size for plan in plans),
             tensor_bytes_in=sum(t.n_rows * t.row_bytes for t in job.tensors),
             tensor_bytes_out=sum(t.nbytes for t in job.targets),
@@ -360,7 +360,7 @@ class Worker:
 
     def write(self, paths: Sequence[Path], plans: Sequence[Plan], inputs: Iterable[Path] = ()) -> None:
         """Write files as planned; parameters as for :meth:`run`."""
-        read = [*self._weights, *inputs]
+        read = [*(Path(file.name) for file in self._weights), *inputs]
         for path in paths:
             check_output(path, read, replace=self._replace)
         files = [(path, plan.size) for path, plan in zip(paths, plans, strict=True)]
@@ -375,8 +375,8 @@ class Worker:
                 for tensor in plan.tensors
             ]
             engine.run(tensors, output.write, self._threads, self._progress)
-            for path, before in self._weights.items():
-                _check_unchanged(path, before)
+            for file in self._weights:
+                file.check_unchanged()
             output.commit()
 
 
@@ -393,17 +393,6 @@ def thread_count(threads: int | None) -> int:
 
 #: More than any machine has CPUs.
 _MAX_THREADS = 4096
-
-
-def _check_unchanged(path: Path, before: os.stat_result) -> None:
-    """Refuse what was overwritten in place; one that was replaced or removed is open still, and whole."""
-    try:
-        now = os.stat(path)
-    except OSError:
-        return
-    same = (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    if os.path.samestat(now, before) and not same:
-        raise FileError(f"{path} was changed while it was read; wait until it is complete, then repeat")
 
 
 def _types(targets: Sequence[Target]) -> dict[str, TypeShare]:

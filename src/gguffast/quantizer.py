@@ -70,7 +70,7 @@ def quantize(
     dst = Path(dst) if dst is not None else default_output(src, wanted.name)
     say = Options(options)
     with GGUFSource(src) as source:
-        worker.reads(source.paths)
+        worker.reads(source.files)
         job = quantization(source, wanted, say)
         return worker.run(job, src, dst, file_type=wanted.name, inputs=say.files)
 

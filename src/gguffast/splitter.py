@@ -61,7 +61,7 @@ def split(
     """
     worker = Worker(options)
     with GGUFSource(src) as source:
-        worker.reads(source.paths)
+        worker.reads(source.files)
         job, plans = plan_split(source, options)
         paths = split_paths(dst, len(plans))
         return worker.run_planned(job, Path(src), paths, plans, file_type="COPY")
@@ -95,7 +95,7 @@ def merge(src: str | os.PathLike[str], dst: str | os.PathLike[str], **options: U
     """
     worker = Worker(options)
     with GGUFSource(src) as source:
-        worker.reads(source.paths)
+        worker.reads(source.files)
         return worker.run(merge_job(source), Path(src), Path(dst), file_type="COPY")
 
 

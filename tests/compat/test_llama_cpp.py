@@ -160,3 +160,11 @@ def test_copies_shards_and_dry_runs(call, tmp_path):
 def test_failures_return_one_and_say_why(call, tmp_path, fields, reason):
     assert re.match(f"llama_model_quantize: failed to quantize: .*{reason}", call(code=1, **fields))
     assert not list(tmp_path.iterdir())
+
+
+def test_no_parameters(tmp_path, capfd):
+    assert llama_cpp.llama_model_quantize(bytes(WIDE), bytes(tmp_path / "out.gguf"), None) == 1
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "llama_model_quantize_default_params() makes some" in err
+    assert not list(tmp_path.iterdir())

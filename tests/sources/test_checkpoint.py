@@ -67,7 +67,7 @@ def test_shards_are_read_in_order_and_names_sorted_as_strings_inside_each(tmp_pa
     checkpoint = open_checkpoint(str(tmp_path))
     assert list(checkpoint.tensors) == ["a.weight", "b.weight", "layers.10.weight", "layers.2.weight"]
     assert checkpoint.tensors == checkpoint.stored
-    assert [part.name for part in checkpoint.parts] == [FIRST, SECOND]
+    assert [Path(file.name).name for file in checkpoint.files] == [FIRST, SECOND]
     assert checkpoint.tensors["a.weight"].shape == (2,)
     np.testing.assert_array_equal(checkpoint.tensors["layers.2.weight"].numpy(), TWO["layers.2.weight"])
 

@@ -144,7 +144,7 @@ def _split(command: _Command) -> None:
 
     worker = Worker({"force": True})
     with GGUFSource(command.src) as source:
-        worker.reads(source.paths)
+        worker.reads(source.files)
         job, plans = plan_split(source, command.options)
         print_(f"n_split: {len(plans)}")
         for i, plan in enumerate(plans, 1):
@@ -169,7 +169,7 @@ def _merge(command: _Command) -> None:
         raise FileError(f"output file {command.dst} already exists; remove it, or name another one")
     worker = Worker({})
     with GGUFSource(command.src) as source:
-        worker.reads(source.paths)
+        worker.reads(source.files)
         job = merge_job(source)
         for path in source.paths:
             say(f"gguf_merge: reading metadata {path} ...done")

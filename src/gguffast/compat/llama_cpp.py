@@ -121,7 +121,10 @@ def llama_model_quantize(
 
 def _contents(params: Any) -> Any:
     """Follow what ``ctypes.byref`` and ``ctypes.pointer`` make."""
-    return getattr(params, "_obj", None) or getattr(params, "contents", params)
+    found = getattr(params, "_obj", None) or getattr(params, "contents", params)
+    if not hasattr(found, "nthread"):
+        raise OptionError("no llama_model_quantize_params; llama_model_quantize_default_params() makes some")
+    return found
 
 
 def _quantize(src: Path, dst: Path, params: Any) -> None:
@@ -139,7 +142,7 @@ def _quantize(src: Path, dst: Path, params: Any) -> None:
     options = Options(_recipe(params))
     options.imatrix = _matrix(params.imatrix)
     with GGUFSource(src) as opened:
-        worker.reads(opened.paths)
+        worker.reads(opened.files)
         source: GGUFSource | Pruned = opened
         layers = list(_until(params.prune_layers, lambda layer: layer < 0))
         if layers:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gguffast.engine import Progress
     from gguffast.job import Job
     from gguffast.plan import Plan
+    from gguffast.reading import ReadableFile
     from gguffast.recipe.options import Options
     from gguffast.sources import Source
     from gguffast.sources.gguf import GGUFSource
@@ -315,7 +316,7 @@ def _work(command: _Command) -> None:
             lines.print_until(len(job.targets))
         else:
             counts = source.counts if command.keep_split else None
-            _write_files(command, job, [*opened.paths, *options.files], counts, lines)
+            _write_files(command, job, opened.files, options.files, counts, lines)
         _say_sizes(job, opened)
         if unready:
             say(f"{_DRIVER}: WARNING: dry run completed; the quantization itself will require an imatrix!")
@@ -360,15 +361,20 @@ def _job(command: _Command, source: Source, options: Options) -> tuple[Job, bool
 
 
 def _write_files(
-    command: _Command, job: Job, inputs: Sequence[Path], counts: Sequence[int] | None, lines: _Lines
+    command: _Command,
+    job: Job,
+    weights: Sequence[ReadableFile],
+    inputs: Sequence[Path],
+    counts: Sequence[int] | None,
+    lines: _Lines,
 ) -> None:
     """Write the output; with `counts`, shards of so many tensors."""
     from gguffast.job import Worker
     from gguffast.output import InPlace
 
     worker = Worker({"threads": command.threads, "progress": lines, "force": True}, output=InPlace)
-    worker.reads(inputs)
-    worker.write(*plan_outputs(job, Path(command.dst), counts))
+    worker.reads(weights)
+    worker.write(*plan_outputs(job, Path(command.dst), counts), inputs)
     lines.print_until(len(job.targets))
 
 

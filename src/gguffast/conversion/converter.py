@@ -23,6 +23,7 @@ from gguffast.filetypes import FILE_TYPES, FileType, LlamaFileType, parse_file_t
 from gguffast.gguf import KV, GGUFValueType, kv
 from gguffast.job import Job, Result, Worker, quantization, read_limits
 from gguffast.plan import Plan
+from gguffast.reading import ReadableFile
 from gguffast.recipe.choose import Choice
 from gguffast.recipe.options import Options, said_of_recipe, takes
 from gguffast.sources import SourceTensor
@@ -134,7 +135,7 @@ def run(
     if not isinstance(wanted, FileType):
         _check_no_recipe(options)
     model = _Model(folder, options)
-    worker.reads(model.paths)
+    worker.reads(model.files)
     general = read_general(
         folder,
         model.weights,
@@ -148,7 +149,12 @@ def run(
         Path(src),
         output_path(folder, dst, general, encoding),
         file_type=encoding or "VOCAB",
-        inputs=[*files_of(folder), *say.files, *([] if override is None else [Path(override)])],
+        inputs=[
+            *files_of(folder),
+            *model.configs,
+            *say.files,
+            *([] if override is None else [Path(override)]),
+        ],
         max_size=max_size,
         max_tensors=max_tensors,
         warnings=model.vocabulary.warnings,
@@ -198,7 +204,8 @@ class _Model:
         self.vocabulary: Vocab = load_vocab(
             folder, self.hparams.values, pre=options.get("pre"), **self.architecture.vocabulary(self.hparams)
         )
-        self.paths: list[Path] = []
+        self.files: Sequence[ReadableFile] = ()
+        self.configs: list[Path] = []
         self.tensors: list[Mapped] = []
         self.auto = LlamaFileType.MOSTLY_F16
         if checkpoint:
@@ -211,11 +218,12 @@ class _Model:
 
     def _map(self, checkpoint: Checkpoint, merges: Sequence[LoraMerge]) -> None:
         text = {name: tensor for name, tensor in checkpoint.tensors.items() if is_text(name)}
-        self.paths = list(checkpoint.parts)
+        self.files = checkpoint.files
         self._guess(text)
         for merge in merges:
             adapter = open_adapter(Path(os.path.abspath(merge.folder)))
-            self.paths += [adapter.weights_path, adapter.config_path]
+            self.files = [*self.files, adapter.weights]
+            self.configs.append(adapter.config_path)
             text = merge_adapter(text, adapter, merge.scale)
         self.tensors = map_tensors(self.architecture, self.hparams, text, self.vocabulary.size)
         for name, tensor in self.tensors:

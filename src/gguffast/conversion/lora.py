@@ -90,7 +90,7 @@ def convert_lora(
     folder, base_folder = Path(os.path.abspath(src)), Path(os.path.abspath(base))
     adapter = open_adapter(folder)
     wanted = _parse_type(file_type, adapter)
-    worker.reads([adapter.weights_path])
+    worker.reads([adapter.weights])
     config, config_path = read_config(base_folder), base_folder / "config.json"
     architecture = find_architecture(class_name(config, config_path), config)
     hparams = architecture.hparams(config, config_path)
@@ -99,7 +99,7 @@ def convert_lora(
     try:
         found = _tensors(architecture, hparams, adapter)
     except FormatError as error:
-        error.args = (f"{adapter.weights_path} does not fit its base: {error}",)
+        error.args = (f"{adapter.weights.name} does not fit its base: {error}",)
         raise
     general = read_general(folder, Weights(-_count(found), 0, 0))
     kvs = _metadata(architecture.name, adapter, general.kvs, rslora=options.get("rslora", False))

@@ -39,22 +39,6 @@ class Checkpoint:
     tensors: dict[str, LazyTensor]
     stored: dict[str, LazyTensor]
 
-    @property
-    def parts(self) -> tuple[Path, ...]:
-        """Paths of the weight files."""
-        return tuple(Path(file.name) for file in self.files)
-
-    def check_unchanged(self) -> None:
-        """Make sure, after reading, that no file has changed since it was opened.
-
-        Raises
-        ------
-        FileError
-            One has; it is named.
-        """
-        for file in self.files:
-            file.check_unchanged()
-
 
 def open_checkpoint(directory: str | Path, quantization: Mapping[str, Any] | None = None) -> Checkpoint:
     """Open the weight files of a folder.

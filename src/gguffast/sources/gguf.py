@@ -10,6 +10,7 @@ from typing import Self
 
 from gguffast.errors import FormatError
 from gguffast.gguf import KV, GGUFFile, Metadata, TensorInfo
+from gguffast.reading import ReadableFile
 from gguffast.shards import SPLIT_COUNT, SPLIT_NUMBER, SPLIT_TENSORS, parse_shard_name
 from gguffast.types import GGMLQuantizationType
 
@@ -80,10 +81,10 @@ class GGUFSource:
         """Encoded metadata, of the first shard."""
         return self._files[0].kvs
 
-    def check_unchanged(self) -> None:
-        """Make sure that no file has changed since it was opened; FileError if one has."""
-        for file in self._files:
-            file.check_unchanged()
+    @property
+    def files(self) -> Sequence[ReadableFile]:
+        """The open files."""
+        return [file.reader for file in self._files]
 
     def close(self) -> None:
         """Close the files."""

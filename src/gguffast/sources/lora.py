@@ -18,6 +18,7 @@ import numpy as np
 
 from gguffast.documents import Values, read_json, short
 from gguffast.errors import FileError, FormatError, OptionError, quote
+from gguffast.reading import ReadableFile
 from gguffast.sources.common import open_weights
 from gguffast.sources.lazy import DType, LazyTensor, as_array, row_pieces, to_f32, to_float32, transpose
 
@@ -64,8 +65,10 @@ class LoraAdapter:
 
     Attributes
     ----------
-    config_path, weights_path : Path
-        Its files.
+    config_path : Path
+        Its configuration.
+    weights : ReadableFile
+        Its open file of weights.
     alpha : float
         ``lora_alpha``: each product is scaled by alpha / rank.
     rank : int
@@ -87,7 +90,7 @@ class LoraAdapter:
     """
 
     config_path: Path
-    weights_path: Path
+    weights: ReadableFile
     alpha: float
     rank: int
     own_ranks: bool
@@ -118,7 +121,8 @@ def open_adapter(folder: Path) -> LoraAdapter:
     rank = config.integer("r", 1)
     other_ranks = config.within("rank_pattern")
     ranks = {rank, *(other_ranks.integer(key, 1) for key in other_ranks.values)}
-    path, tensors = _read_weights(folder)
+    weights, tensors = _read_weights(folder)
+    path = Path(weights.name)
     halves, norms = _sort_out(tensors, path)
     pairs = {name: _pair(name, group, path) for name, group in halves.items()}
     for pair in pairs.values():
@@ -130,7 +134,7 @@ def open_adapter(folder: Path) -> LoraAdapter:
             )
     return LoraAdapter(
         config_path,
-        path,
+        weights,
         alpha,
         rank,
         len(ranks) > 1,
@@ -163,20 +167,22 @@ def _check_kind(config: Values) -> None:
         )
 
 
-def _read_weights(folder: Path) -> tuple[Path, dict[str, LazyTensor]]:
+def _read_weights(folder: Path) -> tuple[ReadableFile, dict[str, LazyTensor]]:
     path = folder / "adapter_model.safetensors"
     if path.is_file():
         from gguffast.sources.safetensors import read_safetensors
 
-        found = read_safetensors(open_weights(path))
+        weights = open_weights(path)
+        found = read_safetensors(weights)
         # The reference takes an adapter's tensors as they lie in the file, which is not by name.
         lying = sorted(found.values(), key=lambda tensor: tensor.offset)
-        return path, {tensor.name: tensor for tensor in lying}
+        return weights, {tensor.name: tensor for tensor in lying}
     path = folder / "adapter_model.bin"
     if path.is_file():
         from gguffast.sources.torch_pickle import read_torch
 
-        return path, read_torch(open_weights(path))
+        weights = open_weights(path)
+        return weights, read_torch(weights)
     raise FileError(f"{folder}: no weights; expected adapter_model.safetensors or adapter_model.bin")
 
 
@@ -294,7 +300,7 @@ def merge_adapter(
 def _check_base(
     adapter: LoraAdapter, tensors: Mapping[str, LazyTensor], name: str, own: str, shape: tuple[int, ...]
 ) -> None:
-    place = f"{adapter.weights_path} does not fit its base: tensor {short(own)}"
+    place = f"{adapter.weights.name} does not fit its base: tensor {short(own)}"
     if name not in tensors:
         raise FormatError(f"{place}: the checkpoint has no {short(name)}")
     if tensors[name].shape != shape:
