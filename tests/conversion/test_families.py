@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gguffast.conversion.architecture import Architecture, Facts
-from gguffast.conversion.architectures import find_architecture
+from gguffast.conversion.architectures import all_architectures, find_architecture
 from gguffast.conversion.converter import convert
 from gguffast.conversion.hparams import Hparams, class_name, read_config
 from gguffast.conversion.tensors import is_text, map_tensors
@@ -119,3 +119,10 @@ def _stem(text: str) -> str:
 def _is_written(architecture: Architecture, hparams: Hparams, key: str) -> bool:
     plain = key.replace("language_model.", "")
     return not architecture.rename or architecture.rename(plain, hparams) is not None
+
+
+def test_the_page_of_models_names_every_class() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    rows = (row.split("|")[1:3] for row in page.splitlines() if row.startswith("| `"))
+    named = {(name, arch.strip(" `")) for arch, classes in rows for name in re.findall(r"`(\w+)`", classes)}
+    assert named == {(name, found.name) for name, found in all_architectures().items()}
