@@ -408,6 +408,7 @@ def test_from_python(stub, copy_of, tmp_path, monkeypatch):
         import_model("a b", name="tiny")
 
 
+@pytest.mark.ollama
 def test_a_real_model_answers(server, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("GGUFFAST_CACHE", str(tmp_path / "cache"))
     parameters = ["--param", "temperature=0", "--param", "seed=1", "--param", "num_predict=16"]
@@ -419,6 +420,7 @@ def test_a_real_model_answers(server, checkpoint, tmp_path, monkeypatch):
     assert os.path.isdir(checkpoint)
 
 
+@pytest.mark.ollama
 @pytest.mark.parametrize("file_type", ["F16", "Q8_0", "Q4_K_M"])
 def test_the_file_that_is_kept_is_the_servers(server, unpacked, tmp_path, file_type):
     before = set(server.blobs())

@@ -17,7 +17,7 @@ from gguffast.cli import main
 from gguffast.conversion.converter import convert
 from gguffast.gguf import GGUFFile
 from gguffast.quantizer import quantize
-from support.checkpoints import DATA, LLAMA_NAMES, NAMES, PRE, read_safetensors
+from support.checkpoints import DATA, LLAMA_NAMES, NAMES, PRE, edit_json, read_safetensors
 from support.handmade import Raw, write_index, write_safetensors
 
 DIGESTS = json.loads((DATA / "converted.json").read_text())
@@ -143,6 +143,12 @@ def test_a_file_is_named_by_the_gguf_naming_convention(
 ) -> None:
     assert convert(unpacked / "gemma2", tmp_path, outtype, dry_run=True).dst == tmp_path / name
     assert convert(unpacked / "gemma2", None, outtype, dry_run=True).dst == unpacked / "gemma2" / name
+
+
+def test_a_file_has_a_name_where_the_configurations_is_empty(copy_of: Callable[[str], Path]) -> None:
+    folder = copy_of("gemma2")
+    edit_json(folder / "config.json", _name_or_path="")
+    assert convert(folder, None, "f16", dry_run=True).dst.name == "ggml-model-112K-F16.gguf"
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,10 @@ import pytest
 from gguffast.cli import main
 from gguffast.conversion.converter import convert
 from gguffast.errors import DataError, FileError, FormatError, GGUFFastError, OptionError
-from support.checkpoints import PRE, read_safetensors
+from support.checkpoints import PRE, edit_json, read_safetensors
 from support.handmade import Raw, write_safetensors
 
 Copy = Callable[[str], Path]
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    """Set keys of a JSON file; ... removes one."""
-    value = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({key: item for key, item in value.items() if item is not ...}))
 
 
 def edit_weights(folder: Path, **changes: Raw | None) -> None:

@@ -11,6 +11,7 @@ import shutil
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -90,3 +91,9 @@ def read_safetensors(path: Path) -> dict[str, Raw]:
         name: Raw(t["dtype"], t["shape"], data[start + t["data_offsets"][0] : start + t["data_offsets"][1]])
         for name, t in header.items()
     }
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Set keys of a JSON file; ... removes one."""
+    value = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: item for key, item in value.items() if item is not ...}))

@@ -97,7 +97,8 @@ class General:
 
         m = self._metadata
         label = m.size_label if encoding else None
-        stem = gguf.naming_convention(m.name, m.basename, m.finetune, m.version, label, None)
+        # config.json's _name_or_path is often empty, and then gguf-py's name is, too.
+        stem = gguf.naming_convention(m.name or None, m.basename, m.finetune, m.version, label, None)
         # A model card may say anything; this names a file in one folder.
         stem = re.sub(r"[/\0-\x1f]", "-", stem).encode()[:_MAX_STEM].decode(errors="ignore")
         return f"{stem}-{encoding.upper() if encoding else 'vocab'}{self._kind}.gguf"
