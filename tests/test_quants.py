@@ -8,7 +8,7 @@ from functools import cache
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import gguffast
@@ -88,6 +88,18 @@ finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 special = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0**-149, 2.0**-126, 1e-15, 65504.0, 3e38, -3e38])
 
 
+def in_range(values: np.ndarray, importances: np.ndarray | None) -> bool:
+    """Whether llama.cpp's rounding stays within its range (it asserts |v| < 2**22 where assertions are on).
+
+    Weights that do not count, beside others that are millions of times smaller, take it out of it; then
+    builds of llama.cpp disagree: the sdist, built by GCC 12, gave our bytes for Q4_K, the wheel others.
+    """
+    sizes = np.abs(values[values != 0].astype(np.float64))
+    if importances is None or importances.all() or not sizes.size:
+        return True
+    return bool(sizes.max() / sizes.min() < 2**22)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(
@@ -98,6 +110,7 @@ special = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0**-149, 2.0**-126, 1e-15, 65
     seed=st.integers(0, 2**32 - 1),
 )
 def test_equals_llama_cpp_on_odd_weights(name, values, importances, rows, blocks, seed):
+    assume(in_range(values, importances))
     rng = np.random.default_rng(seed)
     columns = oracle.BLOCKS[name][1] * blocks
     x = rng.choice(values, (rows, columns))

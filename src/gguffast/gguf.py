@@ -605,11 +605,6 @@ class GGUFFile:
         """Close the file. Views of tensors that are still in use keep their data until they are gone."""
         self._file.close()
 
-    @property
-    def reader(self) -> LocalFile:
-        """The open file."""
-        return self._file
-
     def __enter__(self) -> Self:
         return self
 

@@ -61,8 +61,11 @@ def run_bounded(function: Callable[..., Any], *args: Any, file_bytes: int) -> An
 
 
 def peak_memory(function: Callable[..., Any], *args: Any) -> int:
-    """Bytes that a call adds to the memory of a process, at its peak."""
-    grown: int = run_bounded(_measure, function, args, file_bytes=1 << 40)[2]
+    """Bytes that a call adds to the memory of a process, at its peak; raises what the call raises."""
+    ok, value, grown = run_bounded(_measure, function, args, file_bytes=1 << 40)
+    if not ok:
+        raise value
+    assert isinstance(grown, int)
     return grown
 
 

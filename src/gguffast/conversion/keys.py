@@ -272,7 +272,8 @@ def llama3_rope(h: Hparams) -> Iterator[Generated]:
     low, high = h.rope.number("low_freq_factor", default=1.0), h.rope.number("high_freq_factor", default=4.0)
     context = h.rope.number("original_max_position_embeddings", default=8192.0)
     # Beyond these bounds float32 overflows somewhere; no model comes near them.
-    if not (1 <= theta < 1e30 and 0 < factor < 1e30 and 0 < low <= high < 1e30 and 0 < context < 1e30):
+    positive = min(factor, low, context) > 1e-30 and max(factor, high, context) < 1e30
+    if not (positive and low <= high and 1 <= theta < 1e30):
         raise FormatError(
             f"{h.path}: rope_scaling: expected positive factors, high_freq_factor at least low_freq_factor"
         )
@@ -283,7 +284,8 @@ def llama3_rope(h: Hparams) -> Iterator[Generated]:
     waves = f32(1) / frequencies * f32(2 * math.pi)
     # Llama 4 has no waves in between: its bounds are one.
     smooth = (f32(1) / waves * f32(context) - f32(low)) / f32(high - low or 1)
-    blend = f32(1) / ((f32(1) - smooth) / f32(factor) + smooth)
+    with np.errstate(divide="ignore"):  # outside of the two bounds, where it is not taken
+        blend = f32(1) / ((f32(1) - smooth) / f32(factor) + smooth)
     values = np.where(
         waves < f32(context / high), f32(1), np.where(waves > f32(context / low), f32(factor), blend)
     )

@@ -84,7 +84,7 @@ class GGUFSource:
     @property
     def files(self) -> Sequence[ReadableFile]:
         """The open files."""
-        return [file.reader for file in self._files]
+        return [file._file for file in self._files]
 
     def close(self) -> None:
         """Close the files."""
