@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
+_interrupted = False
+
 
 def one_line(text: object) -> str:
     """Escape line breaks and terminal control codes, which a file's name or metadata may hold."""
@@ -38,6 +40,8 @@ def signals_as_interrupts() -> Iterator[None]:
     ]
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        global _interrupted
+        _interrupted = True
         # Only once: a second signal must not cut the cleaning up short.
         for s in caught:
             signal.signal(s, signal.SIG_IGN)
@@ -49,3 +53,10 @@ def signals_as_interrupts() -> Iterator[None]:
     finally:
         for s, handler in zip(caught, before, strict=True):
             signal.signal(s, handler)
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether an error is an interrupt, or what NumPy made of one that came while it was set up."""
+    return isinstance(error, KeyboardInterrupt) or (
+        _interrupted and isinstance(error, (ImportError, SystemError))
+    )

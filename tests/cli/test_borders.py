@@ -95,3 +95,21 @@ def test_an_interrupt_while_modules_are_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "gguffast: interrupted\n")
+
+
+def test_an_interrupt_that_numpy_turns_into_another_error() -> None:
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name != 'gguffast.quantizer': return\n"
+        "        try: signal.raise_signal(signal.SIGINT)\n"
+        "        except KeyboardInterrupt: raise ImportError('could not import module datetime')\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from gguffast.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "quantize", "in.gguf", "q8_0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "gguffast: interrupted\n")

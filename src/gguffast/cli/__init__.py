@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from gguffast import __version__
-from gguffast.console import one_line, signals_as_interrupts
+from gguffast.console import is_interrupt, one_line, signals_as_interrupts
 from gguffast.errors import GGUFFastError, Interrupted
 
 COMMANDS = (
@@ -127,7 +127,7 @@ def _fail(error: BaseException, parser: argparse.ArgumentParser | None) -> int:
         return 1
     if isinstance(error, Interrupted):
         message = str(error)
-    elif isinstance(error, KeyboardInterrupt):
+    elif is_interrupt(error):
         message = "; ".join(["interrupted", *getattr(error, "__notes__", ())])
     elif isinstance(error, GGUFFastError):
         message = f"error: {spelled(str(error), parser)}"

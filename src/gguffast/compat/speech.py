@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from gguffast.console import one_line
+from gguffast.console import is_interrupt, one_line
 from gguffast.errors import GGUFFastError
 
 
@@ -49,7 +49,7 @@ def flag_of(name: str) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Say why something failed."""
-    if isinstance(error, KeyboardInterrupt):
+    if is_interrupt(error):
         return "; ".join(["interrupted", *getattr(error, "__notes__", ())])
     if isinstance(error, MemoryError):
         return "out of memory; fewer threads need less"
